@@ -1,0 +1,38 @@
+"""Deadlines: how long an operation may still take. Knows nothing else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from xnatfs.errors import TimedOut
+
+Clock = Callable[[], float]
+"""A monotonic clock in seconds; tests pass one that they tick by hand."""
+
+
+class Deadline:
+    """A point in time by which an operation must have answered.
+
+    One is made where a call enters (a file operation, a command) and handed down, so that retries, waiting and
+    several requests share one budget.
+    """
+
+    __slots__ = ("_clock", "at", "seconds")
+
+    def __init__(self, seconds: float, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self.seconds = seconds
+        self.at = clock() + seconds
+
+    def remaining(self) -> float:
+        """Seconds left, never negative."""
+        return max(0.0, self.at - self._clock())
+
+    def expired(self) -> bool:
+        return self._clock() >= self.at
+
+    def check(self, what: str) -> None:
+        """Raise `TimedOut` naming ``what`` when the time is up."""
+        if self.expired():
+            raise TimedOut(f"{what}: no answer within {self.seconds:g} s")
