@@ -1,0 +1,1 @@
+"""The shape of the mount: pure, no I/O, no clock."""
