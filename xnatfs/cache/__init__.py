@@ -1,0 +1,1 @@
+"""What is kept: listings in memory, file blocks on disk."""

@@ -1,0 +1,216 @@
+"""Listings in memory: a time to live counted from the end of the answer, one request for all who want the same thing.
+
+The loader runs on a worker thread, and whoever wants its answer waits with a deadline of his own: a server that never
+answers holds no caller longer than that, and an answer that comes late serves the next one. "There is no such thing"
+is kept as well, for a shorter time; every other error is raised to those who waited and forgotten.
+
+Lock: one, a leaf; never held while loading or waiting.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Mapping, Sized
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+import cachetools
+
+from xnatfs.deadlines import Clock, Deadline
+from xnatfs.errors import NotFound, TimedOut
+from xnatfs.stats import Stats
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Key(NamedTuple):
+    """What a listing is of. The scope says what a refresh of a project or an experiment has to forget."""
+
+    kind: str
+    project: str = ""
+    experiment: str = ""
+    uri: str = ""
+
+
+class Listing(Generic[T]):
+    """One answer and until when it holds."""
+
+    __slots__ = ("_derived", "_value", "error", "expires", "weight")
+
+    def __init__(self, value: T | None, error: NotFound | None, expires: float, weight: int) -> None:
+        self._value = value
+        self.error = error
+        self.expires = expires
+        self.weight = weight
+        self._derived: dict[Hashable, Any] = {}
+
+    @property
+    def value(self) -> T:
+        """The answer. Raises the kept `NotFound`."""
+        if self.error is not None:
+            raise NotFound(*self.error.args)
+        return self._value  # type: ignore[return-value]
+
+    def derive(self, make: Callable[[T], R]) -> R:
+        """``make(value)``, computed once per listing; two threads may both compute it, and get equal results."""
+        if make not in self._derived:
+            self._derived[make] = make(self.value)
+        result: R = self._derived[make]
+        return result
+
+
+class Submit(Protocol):
+    """``Executor.submit``: run something on a worker thread. What it returns is not looked at."""
+
+    def __call__(self, fn: Callable[..., None], /, *args: Any) -> object: ...
+
+
+Load = Callable[[Deadline], T]
+"""What fetches a listing within a deadline."""
+
+
+def weigh(value: object) -> int:
+    """Rows of an answer; what the limit counts."""
+    if isinstance(value, Mapping):
+        return 1 + sum(len(part) if isinstance(part, Sized) else 1 for part in value.values())
+    return 1 + (len(value) if isinstance(value, (tuple, list)) else 0)
+
+
+class _Flight:
+    """A load under way."""
+
+    __slots__ = ("future", "key")
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
+        self.future: Future[Listing[Any]] = Future()
+
+
+class Pending(Generic[T]):
+    """A listing that is there already or on its way; asking for several before waiting fetches them side by side."""
+
+    def __init__(self, key: Key, listing: Listing[T] | None, future: Future[Listing[T]] | None) -> None:
+        self._key = key
+        self._listing = listing
+        self._future = future
+
+    def wait(self, deadline: Deadline) -> Listing[T]:
+        """The listing. Raises `TimedOut`, or whatever the loader raised."""
+        if self._listing is None:
+            assert self._future is not None
+            try:
+                self._listing = self._future.result(timeout=deadline.remaining())
+            except FutureTimeout:
+                if self._future.done():  # the loader's own TimeoutError
+                    raise
+                what = self._key.uri or self._key.experiment or self._key.project
+                raise TimedOut(f"listing {self._key.kind} {what}: no answer within {deadline.seconds:g} s") from None
+        return self._listing
+
+
+class Listings:
+    """See the module. ``max_rows`` bounds the memory: the least recently used answers go first, whole."""
+
+    def __init__(
+        self,
+        submit: Submit,
+        *,
+        clock: Clock,
+        stats: Stats,
+        ttl: float = 60.0,
+        absent_ttl: float = 5.0,
+        load_seconds: float = 120.0,
+        max_rows: int = 2_500_000,
+    ) -> None:
+        self._submit = submit
+        self._clock = clock
+        self._stats = stats
+        self._ttl = ttl
+        self._absent_ttl = min(absent_ttl, ttl)
+        self._load_seconds = load_seconds
+        self._max_rows = max_rows
+        self._lock = threading.Lock()
+        self._running: dict[Key, _Flight] = {}
+        self._kept: cachetools.TLRUCache[Key, Listing[Any]] = cachetools.TLRUCache(
+            max_rows,
+            ttu=lambda _key, listing, _now: listing.expires,
+            timer=clock,
+            getsizeof=lambda listing: listing.weight,
+        )
+
+    def peek(self, key: Key) -> Listing[Any] | None:
+        """What is there and still holds; never loads."""
+        with self._lock:
+            return self._kept.get(key)
+
+    def request(self, key: Key, load: Load[T]) -> Pending[T]:
+        """Start loading unless it is there or under way."""
+        with self._lock:
+            listing = self._kept.get(key)
+            if listing is not None:
+                self._stats.add("listings.hits")
+                return Pending(key, listing, None)
+            flight = self._running.get(key)
+            if flight is not None:
+                return Pending(key, None, flight.future)
+            flight = self._running[key] = _Flight(key)
+        self._stats.add("listings.loads")
+        try:
+            self._submit(self._fly, flight, load)
+        except BaseException as error:  # no worker takes it, as after close: those who wait must hear of it
+            self._land(flight, None)
+            flight.future.set_exception(error)
+        return Pending(key, None, flight.future)
+
+    def get(self, key: Key, load: Load[T], deadline: Deadline) -> Listing[T]:
+        """The listing, loaded if need be. Raises `TimedOut`, or whatever the loader raised."""
+        return self.request(key, load).wait(deadline)
+
+    def put(self, key: Key, value: Any) -> None:
+        """Keep an answer that came with another one."""
+        listing: Listing[Any] = Listing(value, None, self._clock() + self._ttl, weigh(value))
+        with self._lock:
+            self._keep(key, listing)
+
+    def forget(self, which: Callable[[Key], bool]) -> None:
+        """Drop answers; loads under way will serve those who wait for them and nobody later."""
+        with self._lock:
+            for key in [key for key in self._kept if which(key)]:
+                del self._kept[key]
+            for key in [key for key in self._running if which(key)]:
+                del self._running[key]
+
+    def rows(self) -> int:
+        """Rows held now."""
+        with self._lock:
+            return int(self._kept.currsize)
+
+    def _keep(self, key: Key, listing: Listing[Any]) -> None:
+        if listing.weight <= self._max_rows:
+            self._kept[key] = listing
+
+    def _fly(self, flight: _Flight, load: Load[Any]) -> None:
+        try:
+            listing = self._load(load)
+        except BaseException as error:
+            self._land(flight, None)
+            flight.future.set_exception(error)
+        else:
+            self._land(flight, listing)
+            flight.future.set_result(listing)
+
+    def _load(self, load: Load[Any]) -> Listing[Any]:
+        try:
+            value = load(Deadline(self._load_seconds, self._clock))
+        except NotFound as error:
+            return Listing(None, error, self._clock() + self._absent_ttl, 1)
+        return Listing(value, None, self._clock() + self._ttl, weigh(value))
+
+    def _land(self, flight: _Flight, listing: Listing[Any] | None) -> None:
+        with self._lock:
+            if self._running.get(flight.key) is flight:
+                del self._running[flight.key]
+                if listing is not None:
+                    self._keep(flight.key, listing)
