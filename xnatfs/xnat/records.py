@@ -113,7 +113,7 @@ class FileRecord:
     """One file of a resource, as the listing has it."""
 
     base: str
-    """Raw URI of the resource's files: ``/experiments/E/scans/3/resources/123/files/``; one shared string a resource."""
+    """Raw URI of the resource's files: ``/experiments/E/scans/3/resources/123/files/``; one string for all of them."""
     path: str
     """Raw text after ``/files/``, with folders."""
     size: int | None

@@ -1,0 +1,358 @@
+"""The wire: connections, pacing, and the one place where foreign exceptions become ours.
+
+Only this module knows ``requests``. It sends one request and gives back the open answer; what an answer means, when to
+log in and when to try again is the business of `xnatfs.xnat.client`.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from email.utils import parsedate_to_datetime
+from http.cookiejar import Cookie, DefaultCookiePolicy
+from pathlib import Path
+from typing import Any
+from urllib.request import Request as CookieRequest
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from xnatfs.deadlines import Deadline
+from xnatfs.errors import ServerFault, SettingsError, TimedOut, Unreachable, XnatfsError
+from xnatfs.stats import Stats
+from xnatfs.xnat.tables import IncompleteError, MalformedError, MisroutedError
+from xnatfs.xnat.urls import Server
+from xnatfs.xnat.wire import CHUNK, PacedResponse, Wire, current
+
+_SESSION_COOKIES = ("JSESSIONID", "SESSION_EXPIRATION_TIME")
+
+
+class _Connection(HTTPConnection):
+    response_class = PacedResponse
+
+
+class _TlsConnection(HTTPSConnection):
+    response_class = PacedResponse
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TlsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
+
+
+class _Adapter(HTTPAdapter):
+    """The adapter of requests over connections whose answers are paced."""
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options)
+        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+
+    def proxy_manager_for(self, *args: Any, **options: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **options)
+        manager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+        return manager
+
+
+class _CookiePolicy(DefaultCookiePolicy):
+    """Keeps a load balancer's cookies; the session's own cookie is the login's business, unless a guest has one."""
+
+    def __init__(self, keep_session: bool) -> None:
+        super().__init__()
+        self._keep_session = keep_session
+
+    def set_ok(self, cookie: Cookie, request: CookieRequest) -> bool:
+        if cookie.name in _SESSION_COOKIES and not (self._keep_session and cookie.name == "JSESSIONID"):
+            return False
+        return super().set_ok(cookie, request)
+
+
+def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """An ``auth`` that does nothing: without one, requests would look into netrc by itself."""
+    return request
+
+
+@contextmanager
+def translated(what: str, host: str, hint: str = "") -> Iterator[None]:
+    """Every exception of the network, of TLS, HTTP and JSON becomes one of ours, with a one-line message."""
+    try:
+        yield
+    except XnatfsError:
+        raise
+    except Exception as error:
+        raise _ours(error, f"{what} at {host}", hint) from error
+
+
+def _ours(error: Exception, where: str, hint: str) -> XnatfsError:
+    chain = list(_chain(error))
+    inner = chain[-1]
+    if any(isinstance(e, MisroutedError) for e in chain):
+        return ServerFault(f"{where}: the server sent {error}: not the kind of answer that was asked for")
+    if any(isinstance(e, (MalformedError, json.JSONDecodeError, UnicodeDecodeError, RecursionError)) for e in chain):
+        return ServerFault(f"{where}: the server sent malformed JSON ({_line(error)})")
+    for e in chain:
+        if isinstance(e, ssl.SSLCertVerificationError):
+            return Unreachable(
+                f"{where}: the server's certificate is not trusted ({e.verify_message}); "
+                "give its CA file by the setting verify, or use --insecure to accept any"
+            )
+    if any(isinstance(e, (requests.exceptions.ProxyError, urllib3.exceptions.ProxyError)) for e in chain):
+        return Unreachable(f"{where}: the proxy fails ({_line(inner)}); check the setting proxy and HTTPS_PROXY")
+    if any(isinstance(e, (ssl.SSLError, urllib3.exceptions.SSLError)) for e in chain):
+        return Unreachable(f"{where}: no TLS connection ({_line(inner)}); does this port speak https?")
+    if any(isinstance(e, (urllib3.exceptions.NameResolutionError, socket.gaierror)) for e in chain):
+        return Unreachable(f"{where}: the host name is not known; check the address")
+    if any(isinstance(e, ConnectionRefusedError) for e in chain):
+        return Unreachable(f"{where}: connection refused; check the address and whether the server is up")
+    # a NewConnectionError counts as a ConnectTimeoutError in urllib3, so it is one only if a time-out is the reason
+    if any(type(e) is urllib3.exceptions.ConnectTimeoutError for e in chain):
+        return Unreachable(f"{where}: no connection in time; is the host right, and the network up?")
+    if any(isinstance(e, (TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError)) for e in chain):
+        return TimedOut(f"{where}: the server does not answer, or stopped in the middle")
+    if any(isinstance(e, ConnectionAbortedError) and str(e) == "aborted" for e in chain):
+        return Unreachable(f"{where}: closed while the answer was coming")
+    if isinstance(inner, (http.client.IncompleteRead, urllib3.exceptions.IncompleteRead)):
+        return Unreachable(f"{where}: the answer ended early")
+    if isinstance(inner, http.client.HTTPException) and not isinstance(inner, http.client.RemoteDisconnected):
+        return Unreachable(f"{where}: no HTTP answer ({type(inner).__name__}){hint}")
+    return Unreachable(f"{where}: the connection failed ({_line(inner)}){hint}")
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An exception and those that it was made from, outermost first: urllib3 keeps them in ``reason`` and ``args``."""
+    seen: set[int] = set()
+    next_one: BaseException | None = error
+    while next_one is not None and id(next_one) not in seen:
+        seen.add(id(next_one))
+        yield next_one
+        candidates = [getattr(next_one, "reason", None), *next_one.args[:2], next_one.__cause__, next_one.__context__]
+        next_one = next((c for c in candidates if isinstance(c, BaseException) and id(c) not in seen), None)
+
+
+def hopeless(error: XnatfsError) -> bool:
+    """Whether trying again cannot help: a certificate that is not trusted stays so."""
+    return any(isinstance(e, ssl.SSLCertVerificationError) for e in _chain(error))
+
+
+def _line(error: BaseException) -> str:
+    """Why, in a few words. Only an OSError's text is trusted to be short and free of addresses."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = " ".join(str(error).split())
+    return text[:120] if isinstance(error, (MalformedError, OSError)) and text else type(error).__name__
+
+
+class Answer:
+    """An answer whose body is still to be read. Close it, whatever happens."""
+
+    def __init__(self, response: requests.Response, wire: Wire, what: str, host: str, stats: Stats) -> None:
+        self._raw = response.raw
+        self._response = response
+        self._stats = stats
+        self.wire = wire
+        self.what = what
+        self.host = host
+        self.status = response.status_code
+        self.headers: Mapping[str, str] = response.headers
+        self.location = response.headers.get("Location", "")
+
+    @property
+    def new_session(self) -> str:
+        """The JSESSIONID that this answer sets, empty if none. Not joined lines: one of them holds a comma."""
+        for line in self._raw.headers.getlist("Set-Cookie"):
+            if line.startswith("JSESSIONID="):
+                return str(line[len("JSESSIONID=") :]).split(";", 1)[0].strip('" ')
+        return ""
+
+    @property
+    def idle_limit(self) -> float | None:
+        """Seconds that the session may be idle, from SESSION_EXPIRATION_TIME ("<now ms>,<limit ms>", contract 1.3)."""
+        for line in self._raw.headers.getlist("Set-Cookie"):
+            if line.startswith("SESSION_EXPIRATION_TIME="):
+                limit = str(line).split("=", 1)[1].split(";", 1)[0].strip('" ').rpartition(",")[2]
+                return int(limit) / 1000 if limit.isdecimal() else None
+        return None
+
+    @property
+    def is_html(self) -> bool:
+        return self.headers.get("Content-Type", "").lower().startswith(("text/html", "application/xhtml"))
+
+    def number(self, header: str) -> int | None:
+        text = self.headers.get(header, "").strip()
+        return int(text) if text.isascii() and text.isdecimal() else None
+
+    def date(self, header: str) -> float | None:
+        """Seconds since the epoch; None for absent and for what is no HTTP date, which real sites do send."""
+        try:
+            return parsedate_to_datetime(self.headers[header]).timestamp()
+        except (KeyError, ValueError, TypeError, IndexError):
+            return None
+
+    def read(self, size: int = CHUNK) -> bytes:
+        """Up to ``size`` bytes, as soon as there are any; b"" at the end. Raises our errors only."""
+        with translated(self.what, self.host):
+            data: bytes = self._raw.read1(size, decode_content=False) or b""
+        self._stats.add("bytes.received", len(data))
+        return data
+
+    def readinto(self, buffer: memoryview) -> int:
+        """As `read`, into ``buffer``: without a copy where the length of the body is stated."""
+        response = self.wire.direct
+        if response is None:
+            data = self.read(len(buffer))
+            buffer[: len(data)] = data
+            return len(data)
+        with translated(self.what, self.host):
+            count = response.receive(buffer)
+            if response.length == 0:
+                self._raw.read(decode_content=False)  # nothing is left: this gives the connection back
+        self._stats.add("bytes.received", count)
+        return count
+
+    def chunks(self, limit: int) -> Iterator[bytes]:
+        """The body piece by piece, at most ``limit`` bytes."""
+        total = 0
+        while data := self.read():
+            total += len(data)
+            if total > limit:
+                raise ServerFault(f"{self.what} at {self.host}: the answer is larger than {limit} bytes")
+            if self.wire.deadline is not None:
+                self.wire.deadline.check(self.what)
+            yield data
+
+    def body(self, limit: int) -> bytes:
+        return b"".join(self.chunks(limit))
+
+    def close(self) -> None:
+        """Give the connection back if the body was read to its end, else drop it.
+
+        The page that comes with an error is read for that; anything else left unread is not.
+        """
+        with suppress(XnatfsError):
+            if self.status not in (200, 206) and (self.number("Content-Length") or CHUNK) < CHUNK:
+                while self.read():
+                    continue
+        with suppress(XnatfsError), translated(self.what, self.host):
+            self._response.close()
+
+    def __enter__(self) -> Answer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Transport:
+    """Sends requests to one site over a pool of connections. Threads and sockets only begin with the first request."""
+
+    def __init__(
+        self,
+        server: Server,
+        *,
+        verify: bool | str,
+        proxy: str | None,
+        connect_timeout: float,
+        read_timeout: float,
+        connections: int,
+        user_agent: str,
+        guest: bool,
+        stats: Stats,
+    ) -> None:
+        if isinstance(verify, str) and not Path(verify).exists():
+            raise SettingsError(f"verify: there is no CA file {verify}")
+        self.server = server
+        self.read_timeout = read_timeout
+        self._verify = verify
+        self._proxies = {"http": proxy, "https": proxy} if proxy else {}
+        self._connect_timeout = connect_timeout
+        self._connections = connections
+        self._agent = user_agent
+        self._guest = guest
+        self._stats = stats
+        self._lock = threading.Lock()
+        self._session: requests.Session | None = None
+
+    def use_guest(self, guest: bool) -> None:
+        """Whether the site's session cookie is kept by itself; forgets all cookies."""
+        self._guest = guest
+        with self._lock:
+            if self._session is not None:
+                self._session.cookies = self._new_jar()
+
+    def _new_jar(self) -> requests.cookies.RequestsCookieJar:
+        return requests.cookies.RequestsCookieJar(policy=_CookiePolicy(self._guest))
+
+    def _open(self) -> requests.Session:
+        with self._lock:
+            if self._session is None:
+                if self._verify is False:
+                    # whoever asked for it says so once, instead of this library at each request
+                    urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+                session = requests.Session()
+                session.headers.clear()
+                session.headers.update({"User-Agent": self._agent, "Accept": "*/*", "Accept-Encoding": "identity"})
+                session.auth = _no_netrc
+                session.cookies = self._new_jar()
+                adapter = _Adapter(pool_maxsize=self._connections, pool_block=False, max_retries=0)
+                session.mount("https://", adapter)
+                session.mount("http://", adapter)
+                self._session = session
+            return self._session
+
+    def send(
+        self,
+        method: str,
+        target: str,
+        *,
+        deadline: Deadline,
+        headers: Mapping[str, str] | None = None,
+        session_id: str = "",
+    ) -> Answer:
+        """One request, no retries, no redirects. ``target`` is an encoded path below the site's root, with its query.
+
+        Raises:
+            Unreachable, TimedOut, ServerFault: nothing else, whatever goes wrong on the way.
+        """
+        what = f"{method} {self.server.context}{target.partition('?')[0]}"
+        deadline.check(f"{what} at {self.server.host}")
+        url = f"{self.server.url}{target}"
+        wire = Wire(self.read_timeout, deadline)
+        self._stats.add("requests.total")
+        self._stats.add(f"requests.{method.lower()}")
+        with translated(what, self.server.host, _http_hint(self.server)):
+            session = self._open()
+            cookies = {"JSESSIONID": session_id} if session_id else None
+            plain = requests.Request(method, self.server.url, headers=headers, cookies=cookies)
+            request = session.prepare_request(plain)
+            request.url = url  # as it is: requests would resolve dots and unquote in paths that mean what they say
+            settings = session.merge_environment_settings(url, self._proxies, True, self._verify, None)
+            wait = max(0.001, min(self._connect_timeout, deadline.remaining()))
+            piece = max(0.001, wire.limit())
+            current.wire = wire
+            try:
+                response = session.send(request, timeout=(wait, piece), allow_redirects=False, **settings)
+            finally:
+                current.wire = None
+        return Answer(response, wire, what, self.server.host, self._stats)
+
+    def close(self) -> None:
+        with self._lock:
+            session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+
+def _http_hint(server: Server) -> str:
+    return "; does this port speak https? then give the address with https://" if server.scheme == "http" else ""
+
+
+__all__ = ["CHUNK", "Answer", "IncompleteError", "Transport", "Wire", "hopeless", "translated"]
