@@ -1,0 +1,290 @@
+"""Faults to order: rules that make chosen requests go wrong in chosen ways, a counted number of times.
+
+| action | effect | parameters |
+|---|---|---|
+| delay | the answer comes late | seconds |
+| no_answer | nothing is ever sent | |
+| close | the connection is closed before any header | |
+| stall | the body stops at byte ``at`` until `Faults.release` or the client goes | at, fraction |
+| cut | the connection is closed at byte ``at`` of the body | at, fraction |
+| reset | the same, with a TCP reset; before any header when ``at`` is 0 | at, fraction |
+| drip | ``size`` bytes of the body every ``seconds`` | size, seconds |
+| status | another status with a page or text of its own | status, headers, body, type |
+| login_page, login_redirect | 200 with the login screen; 302 to it | |
+| unauthorized | 401 although the login is right | |
+| expire | all sessions end before this request is looked at | |
+| length | Content-Length is off by ``size`` | size |
+| gzip | body and header say gzip though nobody asked | |
+| ignore_range | 200 with the whole body for a Range | |
+| other_range | a range ``size`` bytes further on than asked, correctly labelled | size |
+| change | other bytes of the same length | |
+| damage_member | one byte of zip member number ``at`` is wrong, its CRC is not | at |
+| digest, empty_size | every digest of a listing is wrong; every Size is empty | |
+| foreign | the URIs of a files listing name another session | |
+| malformed, truncate | a listing that is no JSON; one that breaks off though its length is right | |
+
+Rules count requests that match; the order of rules decides when several fire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import re
+import threading
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from xnatfs.demo import pages
+from xnatfs.demo.ask import Answer, Slice, Stream
+from xnatfs.demo.content import Content
+
+ACTIONS = frozenset(
+    [
+        "delay",
+        "no_answer",
+        "close",
+        "stall",
+        "cut",
+        "reset",
+        "drip",
+        "status",
+        "login_page",
+        "login_redirect",
+        "unauthorized",
+        "expire",
+        "length",
+        "gzip",
+        "ignore_range",
+        "other_range",
+        "change",
+        "damage_member",
+        "digest",
+        "empty_size",
+        "foreign",
+        "malformed",
+        "truncate",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One fault. It fires ``count`` times (None: always) after ``skip`` matching requests went well."""
+
+    action: str
+    method: str = ""
+    """Regular expression for the whole method; empty = any."""
+    path: str = ""
+    """Regular expression searched in the raw path; empty = any."""
+    query: str = ""
+    """Regular expression searched in the raw query string; empty = any."""
+    count: int | None = 1
+    skip: int = 0
+    at: int = 0
+    fraction: float | None = None
+    """Instead of ``at``: a share of the body, 0.0 to 1.0 (bodies of known length only)."""
+    seconds: float = 0.0
+    size: int = 1
+    status: int = 500
+    headers: dict[str, str] = field(default_factory=dict, hash=False)
+    body: str = ""
+    type: str = "text/html"
+
+    def __post_init__(self) -> None:
+        if self.action not in ACTIONS:
+            raise ValueError(f"no fault is called {self.action!r}; there are: {', '.join(sorted(ACTIONS))}")
+
+    def matches(self, method: str, path: str, query: str) -> bool:
+        return (
+            (not self.method or re.fullmatch(self.method, method) is not None)
+            and re.search(self.path, path) is not None
+            and re.search(self.query, query) is not None
+        )
+
+    def offset(self, length: int | None) -> int:
+        """The byte of the body where it strikes."""
+        if self.fraction is not None and length is not None:
+            return int(length * self.fraction)
+        return self.at
+
+
+class Faults:
+    """The rules of one server. Thread-safe; `release` may be called from anywhere."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._rules: list[Rule] = []
+        self._seen: dict[int, int] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._gate: asyncio.Event | None = None
+        self.waiting = 0
+        """How many answers are stalled right now."""
+
+    def add(self, rule: Rule) -> Rule:
+        with self._lock:
+            self._rules.append(rule)
+        return rule
+
+    def load(self, path: Path) -> None:
+        """Rules from a JSON file: a list of objects with the fields of `Rule` (ValueError says what is wrong)."""
+        known = {f.name for f in fields(Rule)}
+        entries: Any = json.loads(path.read_text())
+        if not isinstance(entries, list):
+            raise ValueError(f"{path}: a list of rules is expected")
+        for number, entry in enumerate(entries, 1):
+            unknown = set(entry) - known
+            if unknown:
+                raise ValueError(f"{path}: rule {number}: unknown {', '.join(sorted(unknown))}")
+            self.add(Rule(**entry))
+
+    def remove(self, rule: Rule) -> None:
+        with self._lock:
+            self._rules = [r for r in self._rules if r is not rule]
+            self._seen.pop(id(rule), None)
+
+    def clear(self) -> None:
+        """No more rules, and everything that is stalled goes on."""
+        with self._lock:
+            self._rules.clear()
+            self._seen.clear()
+        self.release()
+
+    def hits(self, rule: Rule) -> int:
+        """How often the rule has fired."""
+        with self._lock:
+            fired = max(0, self._seen.get(id(rule), 0) - rule.skip)
+        return fired if rule.count is None else min(fired, rule.count)
+
+    def take(self, method: str, path: str, query: str) -> list[Rule]:
+        """The rules that fire for this request."""
+        fired = []
+        with self._lock:
+            for rule in self._rules:
+                if not rule.matches(method, path, query):
+                    continue
+                seen = self._seen.get(id(rule), 0)
+                self._seen[id(rule)] = seen + 1
+                if seen >= rule.skip and (rule.count is None or seen < rule.skip + rule.count):
+                    fired.append(rule)
+        return fired
+
+    # stalls -----------------------------------------------------------------------------------------------------------
+
+    def bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop, self._gate = loop, asyncio.Event()
+
+    async def stalled(self) -> None:
+        """Wait for `release`; cancelled when the client goes."""
+        assert self._gate is not None
+        self.waiting += 1
+        try:
+            await self._gate.wait()
+        finally:
+            self.waiting -= 1
+
+    def release(self) -> None:
+        """Let everything that is stalled go on."""
+
+        def open_gate() -> None:
+            assert self._gate is not None
+            self._gate.set()
+            self._gate = asyncio.Event()
+
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(open_gate)
+
+
+# answers --------------------------------------------------------------------------------------------------------------
+
+
+def instead(rule: Rule, context: str) -> Answer | None:
+    """An answer that takes the place of the real one; None when the real one is wanted."""
+    if rule.action == "status":
+        body = rule.body.encode() or (pages.tomcat(rule.status) if rule.type == "text/html" else b"")
+        return Answer(body, rule.status, rule.type, list(rule.headers.items()))
+    if rule.action == "login_page":
+        return Answer(pages.login(context), 200, "text/html;charset=ISO-8859-1")
+    if rule.action == "login_redirect":
+        return Answer(status=302, headers=[("Location", f"{context}/app/template/Login.vm")])
+    if rule.action == "unauthorized":
+        return Answer(pages.tomcat(401), 401, pages.TOMCAT_TYPE, [("WWW-Authenticate", 'Basic realm="XNAT"')])
+    return None
+
+
+class _Changed(Content):
+    """Other bytes of the same length."""
+
+    def __init__(self, original: Content) -> None:
+        super().__init__()
+        self._original = original
+
+    @property
+    def size(self) -> int:
+        return self._original.size
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self._original.read(offset, length).translate(_FLIP)
+
+
+_FLIP = bytes(255 - value for value in range(256))
+
+
+def spoiled(answer: Answer, rule: Rule) -> Answer:
+    """The real answer, spoilt as the rule says."""
+    body = answer.body
+    if rule.action == "change" and isinstance(body, Slice):
+        answer.body = Slice(_Changed(body.content), body.start, body.stop, body.promised)
+    elif rule.action == "other_range" and isinstance(body, Slice) and answer.status == 206:
+        size = body.content.size
+        start = min(body.start + rule.size, size)
+        stop = min(body.stop + rule.size, size)
+        answer.body = Slice(body.content, start, stop, stop - start)
+        answer.set("Content-Range", f"bytes {start}-{stop - 1}/{size}")
+    elif rule.action == "gzip":
+        answer.body = gzip.compress(_all(body), mtime=0)
+        answer.set("Content-Encoding", "gzip")
+        answer.chunked = False
+    elif isinstance(body, bytes) and answer.status == 200:
+        answer.body = _listing(body, rule)
+        if rule.action == "truncate":
+            answer.chunked = False
+    return answer
+
+
+def _all(body: bytes | Slice | Stream) -> bytes:
+    if isinstance(body, bytes):
+        return body
+    pieces = body.pieces if isinstance(body, Stream) else body.content.chunks(body.start, body.stop - body.start)
+    return b"".join(pieces)
+
+
+def _listing(body: bytes, rule: Rule) -> bytes:
+    if rule.action == "malformed":
+        return body.replace(b'":', b'" ', 3) if b'":' in body else b"{" + body
+    if rule.action == "truncate":
+        return body[: rule.offset(len(body)) or len(body) // 2]
+    if rule.action == "digest":
+        return re.sub(rb'"digest":"[0-9a-f]{32}"', b'"digest":"' + b"0" * 32 + b'"', body)
+    if rule.action == "empty_size":
+        return re.sub(rb'"Size":"[0-9]*"', b'"Size":""', body)
+    if rule.action == "foreign":
+        return re.sub(rb'"URI":"/data/experiments/[^/"]+/', b'"URI":"/data/experiments/XNAT_E99999/', body)
+    return body
+
+
+class MemberDamage:
+    """Flips one byte of zip member number ``at``; given to the zip writer."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.done = False
+
+    def __call__(self, number: int, piece: bytes) -> bytes:
+        if self.done or number != self.at or not piece:
+            return piece
+        self.done = True
+        middle = len(piece) // 2
+        return piece[:middle] + bytes((piece[middle] ^ 0xFF,)) + piece[middle + 1 :]
