@@ -14,8 +14,12 @@ from xnatfs.tree.nodes import DirNode, FileNode, Kind, Level, LinkNode
 from xnatfs.xnat.records import Experiment, FileRecord, Project, Resource, Scan, Subject
 
 PROJECT = Project("P", "/projects/P")
-SUBJECT = Subject("XNAT_S1", "sub-01", "/projects/P/subjects/XNAT_S1", inserted=1000.5, modified=7.0, fields=(("gender", "F"),))
-SESSION = Experiment("XNAT_E1", "MR1", "/experiments/XNAT_E1", "XNAT_S1", inserted=2000.0, xsi_type="xnat:mrSessionData")
+SUBJECT = Subject(
+    "XNAT_S1", "sub-01", "/projects/P/subjects/XNAT_S1", inserted=1000.5, modified=7.0, fields=(("gender", "F"),)
+)
+SESSION = Experiment(
+    "XNAT_E1", "MR1", "/experiments/XNAT_E1", "XNAT_S1", inserted=2000.0, xsi_type="xnat:mrSessionData"
+)
 
 
 def open_dir(children, node=layout.ROOT):
@@ -40,7 +44,9 @@ def session_dir():
 
 def resource_dir(records):
     session = session_dir()
-    scan = descend(open_dir(layout.experiment(session, [Scan("3", "/experiments/XNAT_E1/scans/3")], False), session), "3")
+    scan = descend(
+        open_dir(layout.experiment(session, [Scan("3", "/experiments/XNAT_E1/scans/3")], False), session), "3"
+    )
     resource = Resource("123", "DICOM", "/experiments/XNAT_E1/scans/3/resources/123")
     node = descend(open_dir(layout.resources(scan, [resource]), scan), "DICOM")
     return node, layout.file_tree(records)
@@ -76,7 +82,9 @@ def test_a_session_lists_scans_in_natural_order_and_its_fixed_directories():
 
 def test_a_scan_that_is_called_like_a_fixed_directory_does_not_hide_it():
     session = session_dir()
-    listing = open_dir(layout.experiment(session, [Scan("assessors", "/experiments/XNAT_E1/scans/assessors")], False), session)
+    listing = open_dir(
+        layout.experiment(session, [Scan("assessors", "/experiments/XNAT_E1/scans/assessors")], False), session
+    )
     assert listing.get("assessors").address.level is Level.ASSESSORS
     assert listing.names() == ["assessors~assessors", "resources", "assessors"]
 
@@ -119,7 +127,9 @@ def test_paths_that_a_hostile_server_may_list_stay_inside_the_resource():
 
 
 PATHS = st.lists(
-    st.lists(st.sampled_from(["a", "b", "..", ".", "", "x/y", "%2F", "ü", "c" * 260]), min_size=1, max_size=4).map("/".join),
+    st.lists(st.sampled_from(["a", "b", "..", ".", "", "x/y", "%2F", "ü", "c" * 260]), min_size=1, max_size=4).map(
+        "/".join
+    ),
     max_size=12,
 )
 
@@ -159,7 +169,10 @@ def test_children_as_csv_have_one_row_each_and_all_columns():
     other = Subject("XNAT_S2", 'odd, "label"\n', "/projects/P/subjects/XNAT_S2", fields=(("yob", "1980"),))
     table = attributes.as_csv(attributes.rows(open_dir(layout.project(project, [SUBJECT, other]), project).nodes()))
     rows = list(csv.DictReader(io.StringIO(table.decode(), newline="")))
-    assert [(row["entry"], row["gender"], row["yob"]) for row in rows] == [('odd, "label"\n', "", "1980"), ("sub-01", "F", "")]
+    assert [(row["entry"], row["gender"], row["yob"]) for row in rows] == [
+        ('odd, "label"\n', "", "1980"),
+        ("sub-01", "F", ""),
+    ]
 
 
 def test_probes_of_desktops_are_known():

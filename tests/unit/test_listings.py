@@ -173,3 +173,13 @@ def test_rows_are_what_is_weighed():
     assert weigh((1, 2, 3)) == 4
     assert weigh({"a": (1, 2), "b": (3,)}) == 4
     assert weigh(b"document") == 1
+
+
+def test_closing_fails_those_who_wait(clock):
+    later = Later()
+    listings = cache(clock, later)
+    pending = listings.request(KEY, counting([("x",)])[0])
+    listings.close()
+    with pytest.raises(Unreachable, match="ending"):
+        pending.wait(Deadline(5))
+    later.run()

@@ -13,9 +13,10 @@ from xnatfs.tree import names
 # Any text, lone surrogates included, and texts rich in what the escaping must not confuse.
 LABELS = st.one_of(
     st.text(st.characters(), max_size=40),
-    st.lists(st.sampled_from(["%", "2F", "25", "00", "2E", "ED", "A0", "80", "/", ".", "\0", "EMPTY", "a", "ü", "\ud800"]), max_size=8).map(
-        "".join
-    ),
+    st.lists(
+        st.sampled_from(["%", "2F", "25", "00", "2E", "ED", "A0", "80", "/", ".", "\0", "EMPTY", "a", "ü", "\ud800"]),
+        max_size=8,
+    ).map("".join),
 )
 
 
@@ -25,7 +26,25 @@ def test_the_examples_in_the_docstring_hold():
 
 @pytest.mark.parametrize(
     "label",
-    ["T1 MPRAGE", "#1", "50%", "a%20b.txt", "pct%25.txt", "a+b", "q?", "x&y", "semi;colon", "c:d", "back\\slash", "it's", '"q"', "日本", ".hidden", "new\nline", "n" * 200],
+    [
+        "T1 MPRAGE",
+        "#1",
+        "50%",
+        "a%20b.txt",
+        "pct%25.txt",
+        "a+b",
+        "q?",
+        "x&y",
+        "semi;colon",
+        "c:d",
+        "back\\slash",
+        "it's",
+        '"q"',
+        "日本",
+        ".hidden",
+        "new\nline",
+        "n" * 200,
+    ],
 )
 def test_a_label_that_posix_can_carry_is_shown_byte_for_byte(label):
     assert names.shown(label) == label
@@ -66,7 +85,11 @@ def test_a_long_name_keeps_its_extension():
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(["", "a", "a~1", "resources", "2", "b/c", "ü" * 200]), st.integers(1, 30).map(str)), max_size=12, unique=True),
+    st.lists(
+        st.tuples(st.sampled_from(["", "a", "a~1", "resources", "2", "b/c", "ü" * 200]), st.integers(1, 30).map(str)),
+        max_size=12,
+        unique=True,
+    ),
     st.randoms(),
 )
 def test_a_directory_gives_every_entry_a_name_of_its_own_whatever_the_order(entries, random):

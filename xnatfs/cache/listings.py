@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sized
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import cachetools
 
 from xnatfs.deadlines import Clock, Deadline
-from xnatfs.errors import NotFound, TimedOut
+from xnatfs.errors import NotFound, TimedOut, Unreachable
 from xnatfs.stats import Stats
 
 T = TypeVar("T")
@@ -182,6 +183,16 @@ class Listings:
             for key in [key for key in self._running if which(key)]:
                 del self._running[key]
 
+    def close(self) -> None:
+        """Fail those who wait; what is still loading will be of no use to anybody."""
+        with self._lock:
+            flights = list(self._running.values())
+            self._running.clear()
+            self._kept.clear()
+        for flight in flights:
+            with suppress(InvalidStateError):
+                flight.future.set_exception(Unreachable("the mount is ending"))
+
     def rows(self) -> int:
         """Rows held now."""
         with self._lock:
@@ -196,10 +207,12 @@ class Listings:
             listing = self._load(load)
         except BaseException as error:
             self._land(flight, None)
-            flight.future.set_exception(error)
+            with suppress(InvalidStateError):  # closed meanwhile
+                flight.future.set_exception(error)
         else:
             self._land(flight, listing)
-            flight.future.set_result(listing)
+            with suppress(InvalidStateError):
+                flight.future.set_result(listing)
 
     def _load(self, load: Load[Any]) -> Listing[Any]:
         try:

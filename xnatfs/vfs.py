@@ -1,0 +1,220 @@
+"""The file system: an archive as directories and files, said without any protocol of a face.
+
+Users: the FUSE face (`xnatfs.fuse_ops`, `xnatfs.fuse_loop`) and the command line (``xnatfs ls|stat|cat``). What is
+decided here and in `xnatfs.browse`, and nowhere else: what a path means, what an attribute says, which version of a
+file is opened. Paths are absolute, ``/PROJECT/SUBJECT/...``; errors are those of `xnatfs.errors`.
+
+Any thread may call anything. No lock is held while a listing or a byte is waited for. Every call that may need the
+network has a deadline: metadata and data each their own.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from xnatfs.browse import Archive, Browser
+from xnatfs.cache.listings import Listings, Submit
+from xnatfs.cache.store import Identity
+from xnatfs.deadlines import Clock, Deadline
+from xnatfs.errors import InvalidRequest, IsADirectory, NoAttribute, NotADirectory, NotFound
+from xnatfs.opened import ArchiveFile, Entry, Member, OpenFile, Reader, Siblings, TextFile
+from xnatfs.stats import Stats
+from xnatfs.tree import attributes
+from xnatfs.tree.directory import Directory
+from xnatfs.tree.nodes import Attributes, DirNode, FileNode, LinkNode, Node, TextNode, kind_of
+from xnatfs.xnat.records import FileRecord
+
+
+class Store(Protocol):
+    """What this module asks of `xnatfs.cache.store.Store`."""
+
+    def open(self, identity: Identity) -> Any: ...
+
+
+class Pool(Protocol):
+    """What this module asks of `xnatfs.transfer.pool.Pool`."""
+
+    def reader(self, entry: Any, file: Any, siblings: Any = None) -> Reader: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Bytes of the disk that holds the cache."""
+
+    total: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds: how long a listing holds, and how long a call may take."""
+
+    ttl: float = 60.0
+    metadata: float = 20.0
+    read: float = 60.0
+
+
+class Vfs:
+    """See the module. ``submit`` runs loads of listings on worker threads; ``status`` is what ``status.json`` shows."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        store: Store,
+        pool: Pool,
+        *,
+        submit: Submit,
+        stats: Stats,
+        cache_dir: Path,
+        timing: Timing | None = None,
+        clock: Clock = time.monotonic,
+        status: Callable[[], object] | None = None,
+        series: bool = True,
+    ) -> None:
+        self._timing = timing or Timing()
+        self._store = store
+        self._pool = pool
+        self._clock = clock
+        self._cache_dir = cache_dir
+        self._series = series
+        self._listings = Listings(submit, clock=clock, stats=stats, ttl=self._timing.ttl)
+        self._browser = Browser(archive, self._listings, clock=clock, status=status)
+
+    def _soon(self) -> Deadline:
+        return Deadline(self._timing.metadata, self._clock)
+
+    def _read_deadline(self) -> Deadline:
+        return Deadline(self._timing.read, self._clock)
+
+    # -- names and attributes -----------------------------------------------------------------------------------
+
+    def lookup(self, path: str, *, follow: bool = False) -> Node:
+        """The node at a path; a link in its place unless ``follow``. Raises `NotFound`, `NotADirectory`."""
+        return self._browser.walk(path, self._soon(), follow=follow)
+
+    def attributes(self, node: Node) -> Attributes:
+        """What stat shows. Asks the server once for the size of a file whose listing has none."""
+        return Attributes(kind_of(node), node.ino, self._size(node), node.mtime_ns)
+
+    def getattr(self, path: str) -> Attributes:
+        return self.attributes(self.lookup(path))
+
+    def directory(self, path: str, *, wanted: str = "") -> Directory:
+        """A directory as it is now. Raises `NotADirectory`.
+
+        Who only wants to look up one name says which: names that desktops ask every directory for are `NotFound`
+        where no listing is at hand, without a request.
+        """
+        deadline = self._soon()
+        node = self._browser.walk(path, deadline, follow=True)
+        if not isinstance(node, DirNode):
+            raise NotADirectory(path)
+        if wanted:
+            self._browser.refuse_probe(node, wanted)
+        return self._browser.directory(node, deadline)
+
+    def readlink(self, path: str) -> str:
+        node = self.lookup(path)
+        if not isinstance(node, LinkNode):
+            raise InvalidRequest(f"{path}: not a link")
+        return node.target
+
+    def listxattr(self, path: str) -> list[str]:
+        return list(attributes.xattrs(self.lookup(path, follow=True)))
+
+    def getxattr(self, path: str, name: str) -> bytes:
+        """Raises `NoAttribute`. Only names below ``user.xnat.`` are ever looked for."""
+        if not name.startswith(attributes.PREFIX):
+            raise NoAttribute(name)
+        try:
+            return attributes.xattrs(self.lookup(path, follow=True))[name]
+        except KeyError:
+            raise NoAttribute(name) from None
+
+    def statfs(self) -> Space:
+        """The disk of the cache; never the network."""
+        try:
+            disk = os.statvfs(self._cache_dir)
+        except OSError:
+            return Space(0, 0)
+        return Space(disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize)
+
+    def refresh(self, path: str = "/") -> None:
+        """Forget what is known of a directory and of all below it; the next look asks the server."""
+        node = self.lookup(path, follow=True)
+        if not isinstance(node, DirNode):
+            node = self.lookup(path.rpartition("/")[0] or "/", follow=True)
+        assert isinstance(node, DirNode)
+        self._browser.forget(node.address)
+
+    def close(self) -> None:
+        """Make every call that waits fail now: the mount is ending. What was open may still be closed."""
+        self._listings.close()
+        self._pool.close()
+
+    # -- contents -----------------------------------------------------------------------------------------------
+
+    def open(self, path: str) -> OpenFile:
+        """Open a file for reading, at the version that the listing has now. No byte is fetched yet."""
+        deadline = self._soon()
+        node = self._browser.walk(path, deadline, follow=True)
+        if isinstance(node, TextNode):
+            return TextFile(node.name, node.content, f"{node.ino}:{self._clock()}")
+        if not isinstance(node, FileNode):
+            raise IsADirectory(path)
+        parent = self._browser.walk(path.rpartition("/")[0], deadline, follow=True)
+        assert isinstance(parent, DirNode)
+        size = self._size(node)
+        if node.record.size is None and size == 0:
+            raise NotFound(f"{path}: listed, but the server has no bytes for it")
+        entry: Entry = self._store.open(_identity(node.record, size, node.stamp))
+        try:
+            reader = self._pool.reader(entry, node.record, self._siblings(parent, node.stamp))
+        except BaseException:
+            entry.release()
+            raise
+        return ArchiveFile(size, node.version, entry, reader, self._read_deadline)
+
+    def _size(self, node: Node) -> int:
+        if isinstance(node, TextNode):
+            return len(node.content)
+        if isinstance(node, LinkNode):
+            return len(node.target.encode("utf-8", "surrogateescape"))
+        if not isinstance(node, FileNode):
+            return 0
+        if node.record.size is not None:
+            return node.record.size
+        try:
+            return self._browser.size(node.record, self._soon())
+        except NotFound:
+            return 0  # in the catalogue, but not on the server's disk: stays visible, opening it says so
+
+    def _siblings(self, parent: DirNode, stamp: str) -> Siblings | None:
+        if not self._series:
+            return None
+        files = self._browser.files_of(parent, self._soon()).value
+
+        def members() -> list[Member]:
+            return [
+                Member(file.path, file.size, file.digest, file, lambda file=file: self._entry(file, stamp))  # type: ignore[misc]
+                for file in files
+                if file.size is not None
+            ]
+
+        uri = files[0].base.removesuffix("/files/")
+        return Siblings(uri, uri, members)
+
+    def _entry(self, file: FileRecord, stamp: str) -> Entry:
+        assert file.size is not None
+        entry: Entry = self._store.open(_identity(file, file.size, stamp))
+        return entry
+
+
+def _identity(file: FileRecord, size: int, stamp: str) -> Identity:
+    return Identity(uri=file.base + file.path, size=size, digest=file.digest, stamp=stamp)
