@@ -1,0 +1,397 @@
+"""The composition root: settings -> client -> archive -> cache -> transfers -> file system -> mount, and their end.
+
+Start order is the order of that line, stop order the reverse, and the stop always happens: downloads cancelled,
+cache closed, session on the server ended. Nothing here decides what a path means or what a server said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from types import ModuleType, TracebackType
+from urllib.parse import urlsplit
+
+import platformdirs
+
+import xnatfs
+from xnatfs import credentials, daemon, fuse_mount, logs
+from xnatfs.cache.store import Limits, Store
+from xnatfs.credentials import Credentials
+from xnatfs.deadlines import Deadline
+from xnatfs.errors import IsADirectory, NotADirectory, NotFound, SettingsError
+from xnatfs.fuse_mount import MountOptions
+from xnatfs.settings import DEFAULT, Settings, Sourced
+from xnatfs.stats import Stats
+from xnatfs.transfer.pool import Pool
+from xnatfs.tree.nodes import Attributes, DirNode, FileNode, Node
+from xnatfs.vfs import Timing, Vfs
+from xnatfs.xnat.archive import Archive
+from xnatfs.xnat.client import Client
+
+log = logging.getLogger(__name__)
+
+Ask = Callable[[str, bool], str]
+"""Puts a question to a person; the answer is hidden if True."""
+
+LISTING_THREADS = 8
+"""Listings under way at a time; a session needs two side by side."""
+
+END_SECONDS = 30.0
+"""How long ``umount`` waits for the process behind a mount to end its session and close its cache."""
+
+COPY_BYTES = 2**20
+
+
+class App:
+    """A connected archive, as a context manager: the file system is `vfs` while it is entered.
+
+    Nothing is sent before `check` or the first use of `vfs`. Make it after a fork, never before.
+    """
+
+    vfs: Vfs
+    client: Client
+
+    def __init__(self, settings: Settings, login: Credentials | None) -> None:
+        self.settings = settings
+        self.login = login
+        self.stats = Stats()
+        self.started = time.time()
+        self._ends = ExitStack()
+
+    def __enter__(self) -> App:
+        with ExitStack() as ends:
+            self._build(ends)
+            self._ends = ends.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ends.close()
+
+    def _build(self, ends: ExitStack) -> None:
+        settings, server = self.settings, self.settings.need_server()
+        verify = settings.verify.value
+        self.client = Client(
+            server,
+            self.login,
+            verify=verify if isinstance(verify, bool) else str(verify),
+            proxy=settings.proxy.value.reveal() if settings.proxy.value else None,
+            connections=settings.parallel.value + LISTING_THREADS,
+            stats=self.stats,
+        )
+        archive = Archive(self.client)
+        ends.callback(archive.close)
+        cache_dir = settings.cache_dir.value
+        limits = Limits(
+            max_bytes=settings.cache_size.value,
+            min_free_bytes=self._min_free(cache_dir),
+            max_age_seconds=settings.cache_age.value,
+        )
+        store = Store(cache_dir, limits, namespace=namespace(server, self.login), stats=self.stats)
+        ends.callback(store.close)
+        pool = Pool(archive, workers=settings.parallel.value, stats=self.stats)
+        ends.callback(pool.close)
+        loaders = ThreadPoolExecutor(LISTING_THREADS, "listing")
+        ends.callback(loaders.shutdown, wait=False, cancel_futures=True)
+        self.vfs = Vfs(
+            archive,
+            store,
+            pool,
+            submit=loaders.submit,
+            stats=self.stats,
+            cache_dir=cache_dir,
+            timing=Timing(settings.ttl.value, settings.metadata_timeout.value, settings.read_timeout.value),
+            status=self.status,
+            series=settings.series.value,
+        )
+        self._archive = archive
+
+    def _min_free(self, cache_dir: Path) -> int:
+        """Without a setting: 1 GiB or 5 % of the disk, whichever is less."""
+        if self.settings.min_free.value is not None:
+            return self.settings.min_free.value
+        place = next(path for path in (cache_dir, *cache_dir.parents) if path.exists())
+        disk = os.statvfs(place)
+        return min(2**30, disk.f_blocks * disk.f_frsize // 20)
+
+    def check(self) -> int:
+        """Log in and list the projects once; how many there are. Raises what the mount would meet."""
+        self.client.login(Deadline(self.settings.metadata_timeout.value))
+        return len(self.vfs.directory("/").names())
+
+    def status(self) -> dict[str, object]:
+        """What ``.xnat/status.json`` shows. Never the network, never a secret."""
+        return {
+            "version": xnatfs.__version__,
+            "server": self.settings.server.value,
+            "user": self.login.user if self.login else "guest",
+            "pid": os.getpid(),
+            "since": datetime.fromtimestamp(self.started, timezone.utc).isoformat(timespec="seconds"),
+            "counters": self.stats.snapshot(),
+        }
+
+    # -- for the commands that need no mount --------------------------------------------------------------------
+
+    def rows(self, path: str) -> list[Row]:
+        """What ``ls`` shows: the entries of a directory by name, or the one file."""
+        path = absolute(path)
+        with _said(path):
+            try:
+                listing = self.vfs.directory(path)
+            except NotADirectory:
+                return [self._row(path.rpartition("/")[2], self.vfs.lookup(path))]
+        nodes = ((name, listing.get(name)) for name in sorted(listing.names()))
+        return [self._row(name, node) for name, node in nodes if node is not None]
+
+    def describe(self, path: str) -> tuple[Row, dict[str, str]]:
+        """What ``stat`` shows: the attributes and every ``user.xnat.*`` value that is set."""
+        path = absolute(path)
+        with _said(path):
+            node = self.vfs.lookup(path, follow=True)
+            names = self.vfs.listxattr(path)
+            values = {name: self.vfs.getxattr(path, name).decode("utf-8", "replace") for name in names}
+        return self._row(path.rpartition("/")[2] or "/", node), values
+
+    def _row(self, name: str, node: Node) -> Row:
+        attributes: Attributes = self.vfs.attributes(node)
+        record = node.record if isinstance(node, (DirNode, FileNode)) else None
+        modified = ""
+        if attributes.mtime_ns:
+            modified = datetime.fromtimestamp(attributes.mtime_ns / 1e9, timezone.utc).strftime("%Y-%m-%d %H:%M")
+        return Row(
+            name, attributes.kind.value, attributes.size, modified, str(getattr(record, "id", "")), attributes.ino
+        )
+
+    def content(self, path: str) -> Iterator[bytes]:
+        """The bytes of a file in pieces; every one of them or an error."""
+        path = absolute(path)
+        with _said(path):
+            file = self.vfs.open(path)
+        try:
+            offset = 0
+            while offset < file.size:
+                piece = file.read(offset, COPY_BYTES)
+                yield piece
+                offset += len(piece)
+        finally:
+            file.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of ``ls -l``. Size in bytes; modified in UTC to the minute, empty when the archive does not say."""
+
+    name: str
+    kind: str
+    size: int
+    modified: str
+    id: str
+    inode: int
+
+    def document(self) -> dict[str, object]:
+        """As JSON shows it."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "size": self.size,
+            "modified": self.modified or None,
+            "id": self.id or None,
+            "inode": self.inode,
+        }
+
+
+_SAID = {
+    NotFound: "no such file or directory in the archive",
+    NotADirectory: "not a directory",
+    IsADirectory: "is a directory",
+}
+
+
+@contextmanager
+def _said(path: str) -> Iterator[None]:
+    """The everyday errors of paths in the everyday words."""
+    try:
+        yield
+    except (NotFound, NotADirectory, IsADirectory) as error:
+        raise type(error)(f"{path}: {_SAID[type(error)]}") from error
+
+
+def absolute(path: str) -> str:
+    """``PROJECT/SUBJECT``, ``/PROJECT/SUBJECT/`` and ``.`` as the file system wants them."""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    return "/" + "/".join(parts)
+
+
+def namespace(server: str, login: Credentials | None) -> str:
+    """What keeps the cached files of different servers and users apart, without naming them."""
+    identity = f"{server}\0{login.user if login else ''}".encode()
+    return hashlib.blake2b(identity, digest_size=16).hexdigest()
+
+
+def warnings(settings: Settings, login: Credentials | None) -> list[str]:
+    """What a person should know before anything is sent."""
+    found = []
+    server = settings.server.value or ""
+    if settings.verify.value is False:
+        found.append(
+            f"the certificate of {server} is not checked ({settings.verify.origin}); anyone in between can read along"
+        )
+    if login is not None and server.startswith("http://") and not _is_local(server):
+        found.append(
+            f"{server} is not encrypted: the password of {login.user} can be read on the way; use https:// if it can"
+        )
+    if any(word.startswith("allow_") for text in settings.fuse_options.value for word in text.split(",")):
+        found.append("allow_other/allow_root: other users of this machine will see what this login may see")
+    return found
+
+
+def _is_local(server: str) -> bool:
+    host = urlsplit(server).hostname or ""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+# -- mounting --------------------------------------------------------------------------------------------------------
+
+
+def log_path(settings: Settings, mountpoint: Path) -> Path:
+    """The log file of a mount in the background: one for each mountpoint, unless a setting names one."""
+    if settings.log_file.value is not None:
+        return settings.log_file.value
+    name = "-".join(mountpoint.parts[1:]) or "root"
+    return platformdirs.user_log_path("xnatfs") / f"{name}.log"
+
+
+def redactor(settings: Settings, login: Credentials | None) -> logs.Redactor:
+    """Knows every secret of this run."""
+    hidden = logs.Redactor()
+    if login is not None:
+        hidden.hide(login.password.reveal(), login.user)
+    if settings.proxy.value is not None:
+        parts = urlsplit(settings.proxy.value.reveal())
+        hidden.hide(parts.password or "", parts.username or "")
+    return hidden
+
+
+def find_login(settings: Settings, ask: Ask | None) -> Credentials | None:
+    """The login to send; None is guest. Raises `LoginFailed` when there is a user and no password to be had."""
+    settings.need_server()
+    return credentials.complete(settings.choice(), ask)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A mount that nothing local speaks against."""
+
+    settings: Settings
+    point: Path
+    """Where, with all links followed."""
+    options: MountOptions
+    log: Path
+    """The log file of a mount in the background."""
+    at_end: Callable[[], None] | None = None
+    """What has to end after the mount."""
+
+    def line(self, login: Credentials | None) -> str:
+        who = f"user {login.user}" if login else "guest"
+        return f"{self.settings.server.value} ({who}) is mounted on {self.point}"
+
+
+def plan(settings: Settings, mountpoint: str, config: Path | None) -> Plan:
+    """Check everything that can be known before a password is asked for. A dead mount in the way is cleared.
+
+    Raises `FuseMissing`, `MountpointError`, `SettingsError`.
+    """
+    server = settings.need_server()
+    options = fuse_mount.parse_options(
+        settings.fuse_options.value, fuse_mount.MountOptions(ttl=settings.ttl.value, fsname=server)
+    )
+    fuse_mount.check_rights(options)
+    _fuse()
+    point = Path(fuse_mount.check_mountpoint(Path(mountpoint).expanduser(), nonempty=options.nonempty))
+    found = Plan(
+        replace(settings, ttl=Sourced(options.ttl, settings.ttl.origin)), point, options, log_path(settings, point)
+    )
+    for what, path in (("cache directory", settings.cache_dir.value), ("log file", found.log), ("config file", config)):
+        # A file system that needs itself hangs.
+        if path is not None and Path(os.path.realpath(path)).is_relative_to(point):
+            raise SettingsError(f"the {what} {path} lies below the mountpoint {point}; choose another place for it")
+    return found
+
+
+def mount_here(plan: Plan, login: Credentials | None, told: Callable[[str], None]) -> None:
+    """Mount and serve until it is unmounted or interrupted. ``told`` gets the line that says that it is live."""
+    logs.setup(plan.settings.log_level.value, logs.to_terminal(), redactor(plan.settings, login))
+    serve(plan, login, lambda: told(f"{plan.line(login)}; Ctrl-C unmounts"))
+
+
+def mount_in_background(
+    plan: Plan, login: Credentials | None, explain: Callable[[BaseException], tuple[int, str]]
+) -> daemon.Report:
+    """Mount from a child process; back when it is live or has failed, with exit status and line."""
+    try:
+        handler = logs.open_log(plan.log)
+    except OSError as error:
+        raise SettingsError(f"log file {plan.log}: {error.strerror}; --log-file names another") from None
+    logs.setup(plan.settings.log_level.value, handler, redactor(plan.settings, login))
+    for text in warnings(plan.settings, login):
+        log.warning("%s", text)
+    report = daemon.start(lambda live: serve(plan, login, live), explain, output=plan.log)
+    text = f"{report.message} (log: {plan.log})" if report.status else f"{plan.line(login)}; log: {plan.log}"
+    return report._replace(message=text)
+
+
+def serve(plan: Plan, login: Credentials | None, live: Callable[[], None]) -> None:
+    """Connect, mount, serve until it is unmounted, and clean up. ``live`` is called when the mount answers."""
+    fuse_loop = _fuse()
+    settings, facts = plan.settings, {"server": plan.settings.server.value, "log": str(plan.log)}
+    for note in settings.notes:
+        log.debug("%s", note)
+    with ExitStack() as ends:
+        # First in, last out: whoever waits for this process waits until everything is cleaned up.
+        ends.enter_context(daemon.recorded(plan.point, facts, END_SECONDS))
+        if plan.at_end is not None:
+            ends.callback(plan.at_end)
+        with daemon.ending_on_signals():
+            app = ends.enter_context(App(settings, login))
+            app.check()
+        log.info("mounting on %s", plan.point)
+        fuse_loop.mount(app.vfs, plan.point, loop=settings.loop.value, options=plan.options, ready=live)
+        log.info("unmounted from %s", plan.point)
+
+
+def _fuse() -> ModuleType:
+    """The FUSE face; imported late, for commands without a mount need no libfuse. Raises `FuseMissing`."""
+    from xnatfs import fuse_loop
+
+    return fuse_loop
+
+
+def unmount(mountpoint: str, *, lazy: bool) -> bool:
+    """Unmount and wait until the process behind it has ended its session; False if it takes its time.
+
+    Raises `MountpointError`.
+    """
+    point = Path(mountpoint).expanduser()
+    entry = fuse_mount.find(point)
+    fuse_mount.unmount(point, lazy=lazy)
+    return lazy or entry is None or daemon.wait_for_end(Path(entry.mountpoint), END_SECONDS)
+
+
+def log_to_terminal(settings: Settings, login: Credentials | None) -> None:
+    """Log records go to stderr: all if a level was asked for, else only remarks."""
+    if settings.log_level.origin == DEFAULT:
+        logs.setup("warning", logs.remarks(), redactor(settings, login), logs.BRIEF)
+    else:
+        logs.setup(settings.log_level.value, logs.to_terminal(), redactor(settings, login))

@@ -1,0 +1,173 @@
+"""The list of settings, and how the text of each becomes its value.
+
+`OPTIONS` is the only such list: options of the command line, environment names, keys of config files and help texts
+are made from it. Parsers take text or what JSON can hold, and raise ValueError saying what it has to be.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xnatfs.credentials import Secret
+
+# -- reading texts ---------------------------------------------------------------------------------------------------
+
+_SIZES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50}
+_TIMES = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_size(text: object) -> int:
+    """Bytes from ``10G``, ``500M``, ``1.5T``, ``4096`` or a number; units are powers of 1024. Raises ValueError."""
+    given = str(text).strip().upper().removesuffix("B").removesuffix("I")
+    unit = given[-1:] if given[-1:].isalpha() else ""
+    size = int(float(given.removesuffix(unit)) * _SIZES.get(unit, 0))
+    if size <= 0:
+        raise ValueError("not a size such as 10G or 500M")
+    return size
+
+
+def parse_seconds(text: object) -> float:
+    """Seconds from ``90``, ``1.5``, ``10m``, ``2h``, ``30d``; never negative. Raises ValueError."""
+    given = str(text).strip().lower()
+    unit = given[-1:] if given[-1:].isalpha() else ""
+    seconds = float(given.removesuffix(unit)) * _TIMES.get(unit, -1)
+    if not 0 <= seconds < 1e12:
+        raise ValueError("not a time such as 60, 10m or 2h")
+    return seconds
+
+
+def parse_timeout(text: object) -> float:
+    """Like `parse_seconds`, but more than none at all."""
+    seconds = parse_seconds(text)
+    if seconds <= 0:
+        raise ValueError("has to be more than 0")
+    return seconds
+
+
+def parse_flag(text: object) -> bool:
+    """A bool, or one of 1/0, true/false, yes/no, on/off."""
+    if isinstance(text, bool):
+        return text
+    answer = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    found = answer.get(str(text).strip().lower())
+    if found is None:
+        raise ValueError("not true or false")
+    return found
+
+
+def parse_verify(text: object) -> bool | Path:
+    """True, False or the path of a file with CA certificates (pyxnat's and requests' ``verify``)."""
+    with suppress(ValueError):
+        return parse_flag(text)
+    path = parse_path(text)
+    if not path.exists():
+        raise ValueError("no such file of CA certificates")
+    return path
+
+
+def parse_path(text: object) -> Path:
+    """An absolute path; ``~`` is the home directory. Absolute, because a daemon's working directory is ``/``."""
+    if not isinstance(text, (str, os.PathLike)) or not os.fspath(text):
+        raise ValueError("not a path")
+    return Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100 - resolve() would follow links
+
+
+def parse_proxy(text: object) -> Secret:
+    """The URL of a proxy, which may hold a login and is therefore a `Secret`; ``host:port`` means http."""
+    given = str(text).strip()
+    if not given:
+        raise ValueError("not a proxy such as http://host:3128")
+    return Secret(given if "://" in given else f"http://{given}")
+
+
+def parse_count(text: object) -> int:
+    count = int(str(text))
+    if not 1 <= count <= 64:
+        raise ValueError("has to be from 1 to 64")
+    return count
+
+
+def parse_texts(text: object) -> tuple[str, ...]:
+    """One text or a list of them, such as the arguments of several ``-o``."""
+    return tuple(str(part) for part in (text if isinstance(text, (list, tuple)) else [text]) if str(part))
+
+
+def one_of(*choices: str) -> Callable[[object], str]:
+    def parse(text: object) -> str:
+        given = str(text).strip().lower()
+        if given not in choices:
+            raise ValueError(f"has to be one of {', '.join(choices)}")
+        return given
+
+    return parse
+
+
+# -- the list of settings --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One setting: its name in `Settings` and in config files, how a text becomes its value, and its help."""
+
+    name: str
+    flag: str
+    parse: Callable[[object], Any]
+    default: Any
+    group: str
+    help: str
+    metavar: str | None = None
+    shown_default: str = ""
+    """The default in words, for the help."""
+    fixed: Any = None
+    """For a flag without argument: the value that it stands for."""
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets it."""
+        return f"XNATFS_{self.name.upper()}"
+
+
+CONNECTION, CACHE, MOUNT, LOGGING = "Connection", "Cache", "Mount", "Logging"
+"""Headings of the help."""
+
+DAY = 86400.0
+_LEVELS = ("error", "warning", "info", "debug")
+_LEVEL = one_of(*_LEVELS)
+_LOOP = one_of("fast", "plain")
+
+# fmt: off
+OPTIONS: tuple[Option, ...] = (
+    Option("guest", "--guest", parse_flag, False, CONNECTION, "Connect without a login, where the site allows it.",
+           fixed=True),
+    Option("verify", "--ca", parse_verify, True, CONNECTION, "File of CA certificates to check the server's with.",
+           "FILE", "those of the system"),
+    Option("proxy", "--proxy", parse_proxy, None, CONNECTION, "HTTP proxy. One with a password: in the config file.",
+           "URL", "HTTP_PROXY, HTTPS_PROXY, NO_PROXY"),
+    Option("metadata_timeout", "--metadata-timeout", parse_timeout, 20.0, CONNECTION,
+           "Longest time that a listing may take.", "SECONDS", "20"),
+    Option("read_timeout", "--read-timeout", parse_timeout, 60.0, CONNECTION,
+           "Longest time that reading file data may wait.", "SECONDS", "60"),
+    Option("parallel", "--parallel", parse_count, 8, CONNECTION, "Downloads at a time.", "N", "8"),
+    Option("cache_dir", "--cache-dir", parse_path, None, CACHE, "Directory of the file cache.", "D", "~/.cache/xnatfs"),
+    Option("cache_size", "--cache-size", parse_size, 10 * 2**30, CACHE, "Most that the file cache may hold.",
+           "SIZE", "10G"),
+    Option("cache_age", "--cache-age", parse_timeout, 30 * DAY, CACHE, "Files unused for so long leave the cache.",
+           "TIME", "30d"),
+    Option("min_free", "--min-free", parse_size, None, CACHE, "Space that the cache leaves free on its disk.",
+           "SIZE", "1G, or 5 % of a smaller disk"),
+    Option("ttl", "--ttl", parse_seconds, 60.0, CACHE, "How long a listing counts as fresh.", "SECONDS", "60"),
+    Option("series", "--no-series", parse_flag, True, CACHE, "Never fetch a whole series as one archive.",
+           fixed=False),
+    Option("fuse_options", "-o", parse_texts, (), MOUNT, "Mount options of FUSE, such as allow_other.", "OPT,OPT"),
+    Option("loop", "--loop", _LOOP, "fast", MOUNT, "FUSE loop: ours, or fusepy's own.", "fast|plain", "fast"),
+    Option("log_file", "--log-file", parse_path, None, LOGGING, "Log file of a mount in the background.",
+           "FILE", "in ~/.local/state/xnatfs/log"),
+    Option("log_level", "--log-level", _LEVEL, "info", LOGGING, "How much to log.", "|".join(_LEVELS), "info"),
+)
+# fmt: on
+BY_NAME = {option.name: option for option in OPTIONS}
