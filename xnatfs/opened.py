@@ -77,6 +77,10 @@ class Entry(Protocol):
 
     @property
     def fileno(self) -> int: ...
+    def recheck(self) -> bool:
+        """Has nobody else changed the local copy? If somebody has, nothing of it is trusted any more. One fstat."""
+        ...
+
     def release(self) -> None: ...
 
 
@@ -107,6 +111,8 @@ class ArchiveFile:
     def prepare(self, offset: int, size: int) -> int:
         length = max(0, min(size, self.size - offset))
         if length:
+            if self._entry.sound:  # then who asks has no other reason than a read that came out short
+                self._entry.recheck()
             self._reader.ensure(offset, length, self._new_deadline())
         return length
 

@@ -141,6 +141,9 @@ class _Entry:
         self.file.write(data)
         self.fileno = self.file.fileno()
 
+    def recheck(self):
+        return True
+
     def release(self):
         self.store.open_entries -= 1
         self.file.close()

@@ -1,0 +1,455 @@
+"""One cached file: its bytes, its index, and what this process knows of them.
+
+Order of effects is the design. A block goes down like this, and a reader may have it only after the last step::
+
+    data written  ->  checksum  ->  record appended to the index  ->  marked present in memory
+
+So a process that dies between any two steps leaves a block that is simply not there. There is no fsync anywhere: what
+a killed process has written is in the kernel and stays, and after a power loss, when pages may have reached the disk
+in any order, a record whose data did not make it fails its checksum and counts for nothing. An fsync per file would
+only make a lost download a little rarer, at the price of the disk's latency for each of a thousand small files.
+
+Blocks that an earlier process wrote are checked against their checksums once, when they are first asked for. The last
+block to arrive is *held back*, from readers and from the index, until size and digest of the whole are right: nobody
+who reads to the end has read a damaged file without an error.
+
+Locks, in this order; the store's own come before them::
+
+    _append   writers of this entry, one at a time, for appending to the index (and for changing it as a whole)
+    _lock     the sets of blocks; a leaf, never held across I/O. Looking at the sets needs no lock.
+
+The entry never waits for blocks and knows nothing of who does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+
+from xnatfs.cache import index as indexes
+from xnatfs.cache.blocks import BLOCK, Blocks, block_count, block_range
+from xnatfs.cache.files import Files, Host
+from xnatfs.cache.hashing import PIECE, FollowingHash, digest_of
+from xnatfs.cache.index import HEADER_SIZE, Index
+from xnatfs.errors import CacheFault, ContentDamaged
+
+Runs = list[tuple[int, int]]
+Stamp = tuple[int, int, int]
+
+_HASH_STEP = 1024 * 1024
+"""How far the front must have grown before the helper is asked to hash on."""
+_PIECE_BLOCKS = PIECE // BLOCK
+
+
+_DAMAGED = "the server's bytes do not match the digest in its own listing; they were not kept"
+
+
+class Entry:
+    """A cached file, open. Made by `Store.open`; `release` ends one use of it. All methods may be called by any thread.
+
+    Read with ``os.pread(entry.fileno, ...)`` what `has` says is there, and never beyond `size`: the file goes on, with
+    zeros up to the next multiple of 4096 and the index after that.
+    """
+
+    def __init__(self, key: str, digest: str, files: Files, index: Index, host: Host) -> None:
+        self.key = key
+        """40 hex digits: a hash of the identity; tells nothing of the file."""
+        self.size = index.present.size
+        self.fileno = files.fd
+        """Descriptor of the cached file, for positional reads; valid until the last `release`."""
+        self.complete = index.complete
+        """All blocks are there, and size and digest of the whole were verified, by this process or an earlier one."""
+        self.sound = self.size == 0
+        """`complete`, and each block was verified in this process: any byte may be read without asking `has`."""
+        self.generation = 0
+        """Grows with each `reset`."""
+        self.files = files
+        self.users = 1  # guarded by the store
+        self.charged = 0  # bytes reserved for a private entry; guarded by the store
+        self._host = host
+        self._index = index
+        self._present = index.present  # has a record, or was written by us
+        self._ready = Blocks(self.size)  # present, and the checksum was seen to be right
+        self._claimed = Blocks(self.size)  # somebody is writing it right now; outlives a reset, as that write does
+        self._lock = threading.Lock()
+        self._append = threading.Lock()
+        self._moves = 0  # how often the data moved to another file (guarded by _append)
+        self._digest = digest
+        self._hash = FollowingHash(files.fd, digest, host.buffers) if digest else None
+        self._following = False
+        self._stamp = self._stamp_now()
+
+    def __repr__(self) -> str:
+        state = "sound" if self.sound else "complete" if self.complete else f"{self._present.absent} absent"
+        return f"<Entry {self.key[:12]} size={self.size} {state}>"
+
+    @property
+    def private(self) -> bool:
+        """Kept for this process alone, and gone with the last release."""
+        return not self.files.kept
+
+    # -- looking ---------------------------------------------------------------------------------------------------
+
+    def has(self, offset: int, size: int) -> bool:
+        """May these bytes be read from `fileno`? Bytes beyond the end of the file are not asked for.
+
+        The first time that blocks of an earlier process are asked for, they are read and verified here; a damaged one
+        is dropped, and the answer is no. Raises nothing.
+        """
+        if self.sound:
+            return True
+        first, last = block_range(offset, min(size, self.size - offset))
+        return self._ready.holds(first, last) or (self._present.holds(first, last) and self._verify(first, last))
+
+    def ready(self, offset: int, size: int) -> bool:
+        """As `has`, but without any I/O: False also when the bytes are there and have not been verified yet."""
+        return self.sound or self._ready.has(offset, size)
+
+    def missing(self, first: int, last: int) -> Runs:
+        """The runs ``[a, b)`` of absent blocks among ``[first, last)``. No I/O."""
+        return self._present.missing(first, last)
+
+    # -- verifying -------------------------------------------------------------------------------------------------
+
+    def _verify(self, first: int, last: int) -> bool:
+        """Check what is present among the blocks and not yet known to be right; True when nothing was damaged."""
+        good = True
+        for a, b in self._ready.missing(first, last):
+            for c, d in self._present.present(a, b):
+                for start in range(c, d, _PIECE_BLOCKS):
+                    good &= self._verify_piece(start, min(start + _PIECE_BLOCKS, d))
+        return good
+
+    def _verify_piece(self, first: int, last: int) -> bool:
+        generation = self.generation
+        buffer = self._host.buffers.take()
+        view = memoryview(buffer)
+        try:
+            got = os.preadv(self.fileno, [view[: (last - first) * BLOCK]], first * BLOCK)
+            bad = indexes.bad_blocks(self._index, first, last, view[:got])
+        except OSError:
+            bad = list(range(first, last))
+        finally:
+            view.release()
+            self._host.buffers.give(buffer)
+        with self._lock:
+            if generation != self.generation:
+                return False
+            # Another thread may have come to the same verdict, and the block may even have been written anew.
+            bad = [number for number in bad if number in self._present and number not in self._ready]
+            for number in bad:
+                self._present.drop(number, number + 1)
+                self.complete = False
+            for a, b in self._present.present(first, last):
+                self._ready.mark(a, b)
+            self._settle()
+        if bad:
+            self._host.damaged(self, len(bad))
+        return not bad
+
+    def _settle(self) -> None:
+        self.sound = self.complete and self._ready.complete
+
+    def recheck(self) -> bool:
+        """Was the file left alone by everybody but us? If not, every block will be verified anew."""
+        if self._claimed.absent != len(self._claimed):
+            return True  # our own write is under way; telling it from another's is not possible
+        return self._untouched()
+
+    def _untouched(self) -> bool:
+        stamp = self._stamp_now()
+        with self._lock:
+            if stamp == self._stamp:
+                return True
+            self._stamp = stamp
+            self._ready.clear()
+            self._settle()
+        if self._hash:
+            self._hash.restart()
+        return False
+
+    def _stamp_now(self) -> Stamp:
+        info = os.fstat(self.fileno)
+        return info.st_size, info.st_mtime_ns, info.st_ino
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def write(self, block: int, data: bytes | memoryview) -> None:
+        """Keep whole blocks from number ``block`` on; only the file's last block may be shorter than `BLOCK`.
+
+        Blocks that are present, or that another thread is writing, are skipped. When this brings the last missing
+        block, size and digest of the whole are verified before anybody can read that block.
+
+        Raises ContentDamaged when they are wrong (the entry is then empty again), CacheFault when the bytes can be
+        kept nowhere, ValueError for data that does not consist of whole blocks of this file.
+        """
+        view = memoryview(data).cast("B")
+        last = self._end_of(block, len(view))
+        whole = len(view) == self.size and self.is_empty()
+        if whole and self._digest and digest_of(view, self._digest) != self._digest:
+            raise ContentDamaged(_DAMAGED)  # a small file in one piece: known before anything is written
+        generation, runs = self._claim(block, last)
+        if not runs:
+            return
+        try:
+            vouched = whole and runs == [(0, last)]
+            held = self._keep(view, block, runs, generation, vouched)
+            if held is not None:
+                self._finish(held, generation)
+        finally:
+            self._unclaim(runs)
+        self._follow_later()
+
+    def _end_of(self, block: int, length: int) -> int:
+        end = block * BLOCK + length
+        if block < 0 or end > self.size or (end % BLOCK and end != self.size):
+            raise ValueError(f"{length} bytes from block {block} on are not whole blocks of a file of {self.size}")
+        return block_count(end)
+
+    def _claim(self, first: int, last: int) -> tuple[int, Runs]:
+        with self._lock:
+            free = [run for a, b in self._present.missing(first, last) for run in self._claimed.missing(a, b)]
+            for a, b in free:
+                self._claimed.mark(a, b)
+            return self.generation, free
+
+    def _unclaim(self, runs: Runs) -> None:
+        with self._lock:
+            for a, b in runs:
+                self._claimed.drop(a, b)
+
+    def _keep(self, view: memoryview, block: int, runs: Runs, generation: int, vouched: bool) -> int | None:
+        """Write, checksum, record, mark. Returns the number of the block that is held back, if one is."""
+        amount = sum(min(b * BLOCK, self.size) - a * BLOCK for a, b in runs)
+        retried, reserved = False, -1
+        while True:
+            moves = self._moves
+            try:
+                self._may_write()
+                moves = self._moves
+                if reserved != moves and not self._host.reserve(self, amount):
+                    self._move_out(moves)
+                    continue
+                reserved = moves
+                self._put(view, block, runs)
+                crcs = self._checksums(view, block, runs)
+                with self._append:
+                    if generation != self.generation:
+                        return None  # these bytes belong to what was thrown away meanwhile
+                    if moves == self._moves:
+                        return self._record(crcs, vouched)
+            except OSError as error:
+                if not self._host.recover(self, error, amount, again=retried):
+                    self._move_out(moves)
+                retried = True
+
+    def _may_write(self) -> None:
+        if not self.files.exclusive:
+            with self._append:
+                moves = self._moves
+                if self.files.exclusive or self._host.make_writable(self):
+                    return
+            self._move_out(moves)
+
+    def _put(self, view: memoryview, block: int, runs: Runs) -> None:
+        for a, b in runs:
+            at, end = (a - block) * BLOCK, min((b - block) * BLOCK, len(view))
+            while at < end:
+                at += os.pwrite(self.fileno, view[at:end], block * BLOCK + at)
+
+    def _checksums(self, view: memoryview, block: int, runs: Runs) -> list[tuple[int, int]]:
+        salt = self._index.salt
+        return [
+            (number, indexes.checksum(salt, number, view[(number - block) * BLOCK : (number - block + 1) * BLOCK]))
+            for a, b in runs
+            for number in range(a, b)
+        ]
+
+    def _record(self, crcs: list[tuple[int, int]], vouched: bool) -> int | None:
+        """Append the records, then mark the blocks present (`_append` held); returns a block held back, if any."""
+        held = None
+        if len(crcs) == self._present.absent and not vouched:
+            held, crc = crcs.pop()
+            self._index.crcs[held] = crc
+        salt = self._index.salt
+        records = b"".join([indexes.block_record(salt, number, crc) for number, crc in crcs])
+        if vouched:
+            records += indexes.done_record(salt, len(self._present))
+        self._log(records)
+        self._mark(crcs, complete=vouched)
+        return held
+
+    def _log(self, records: bytes) -> None:
+        if not records or not self.files.kept:
+            return
+        # At the known end and not by O_APPEND: what a failed write left there is overwritten by the next one
+        if os.pwrite(self.fileno, records, self._index.end) != len(records):
+            raise OSError("short write to the index")
+        self._index.end += len(records)
+
+    def _mark(self, crcs: list[tuple[int, int]], complete: bool) -> None:
+        stamp = self._stamp_now()
+        with self._lock:
+            for number, crc in crcs:
+                self._index.crcs[number] = crc
+                self._present.mark(number, number + 1)
+                self._ready.mark(number, number + 1)
+            self._stamp = stamp
+            self.complete = complete
+            self._settle()
+
+    # -- the whole -------------------------------------------------------------------------------------------------
+
+    def _finish(self, held: int, generation: int) -> None:
+        """All blocks are down: verify the whole, then let go of the block that was held back."""
+        try:
+            self._untouched()
+            intact = self._verify(0, len(self._present))
+            right = not intact or self._hash is None or self._hash.matches(self.size)
+        except OSError as error:
+            self.reset(generation)
+            raise CacheFault(f"the cache cannot be read back: {error.strerror or error}") from error
+        if not right:
+            if self.reset(generation):
+                raise ContentDamaged(_DAMAGED)
+            return
+        salt, crc = self._index.salt, self._index.crcs[held]
+        records = indexes.block_record(salt, held, crc)
+        if intact:  # else a block of an earlier process turned out damaged, and another will be the last
+            records += indexes.done_record(salt, len(self._present))
+        with self._append:
+            if generation != self.generation:
+                return
+            # A record that cannot be written costs a later process one block, not this one its file
+            with contextlib.suppress(OSError):
+                self._log(records)
+            self._mark([(held, crc)], complete=intact)
+
+    def _follow_later(self) -> None:
+        """Ask the helper to hash on, when there is enough to do."""
+        if not self._hash or self.complete:
+            return
+        with self._lock:
+            grown = self._ready.first_missing(self._hash.at // BLOCK) * BLOCK - self._hash.at
+            if self._following or grown < _HASH_STEP:
+                return
+            self._following = True
+        self._host.later(self._follow)
+
+    def _follow(self) -> None:
+        assert self._hash is not None
+        while True:
+            with self._lock:
+                front = min(self._ready.first_missing(self._hash.at // BLOCK) * BLOCK, self.size)
+                if front <= self._hash.at or self._hash.closed:
+                    self._following = False
+                    return
+            try:
+                self._hash.advance(front)
+            except OSError:
+                return  # found again, and dealt with, when the whole is verified
+
+    # -- starting over, moving, ending -----------------------------------------------------------------------------
+
+    def reset(self, generation: int | None = None) -> bool:
+        """Forget all blocks: they were damaged, or are of another version.
+
+        The bytes in the file stay until they are written over, so that a reader who was told `has` a moment ago
+        reads what was there, and no zeros. With a ``generation`` that has passed nothing is done, and the answer is
+        False. Raises CacheFault.
+        """
+        self._may_write()
+        with self._append:
+            if generation not in (None, self.generation):
+                return False
+            first_record = indexes.start(self.size) + HEADER_SIZE
+            if self.files.kept:
+                try:
+                    os.ftruncate(self.fileno, first_record)
+                except OSError:
+                    self._leave_store()
+            stamp = self._stamp_now()
+            with self._lock:
+                self.generation += 1
+                self._stamp = stamp
+                self._present.clear()
+                self._ready.clear()
+                self.complete = self.sound = self.size == 0
+                self._index.end = first_record
+            if self._hash:
+                self._hash.restart()
+        return True
+
+    def _move_out(self, moves: int) -> None:
+        """Go on in a private file outside the store, under the same descriptor. Raises CacheFault.
+
+        Whoever reads meanwhile reads the same bytes before and after, since what is present is copied first.
+        """
+        with self._append:
+            if moves != self._moves:
+                return  # another writer has done it
+            if self.private:
+                raise CacheFault("no room for the file: neither in the cache nor in the system's temporary directory")
+            fd, place = self._host.private_file(self.size)
+            try:
+                self._copy_present(fd)
+                self._leave_store()
+                os.dup2(fd, self.fileno, inheritable=False)
+            except OSError as error:
+                raise CacheFault(f"no room for the file outside the cache: {error.strerror or error}") from error
+            finally:
+                os.close(fd)
+            self.files.place = place
+            self._moves += 1
+            with self._lock:
+                self._stamp = self._stamp_now()
+
+    def _leave_store(self) -> None:
+        if self.files.kept:
+            self._host.abandon(self)
+            self.files.kept, self.files.exclusive = False, True
+
+    def _copy_present(self, fd: int) -> None:
+        buffer = self._host.buffers.take()
+        view = memoryview(buffer)
+        try:
+            for a, b in self._present.present(0, len(self._present)):
+                at, end = a * BLOCK, min(b * BLOCK, self.size)
+                while at < end:
+                    got = os.preadv(self.fileno, [view[: min(len(view), end - at)]], at)
+                    if got == 0:
+                        break  # cut short by somebody: its checksum will tell
+                    at += os.pwrite(fd, view[:got], at)
+        finally:
+            view.release()
+            self._host.buffers.give(buffer)
+
+    def retain(self) -> None:
+        """One use more, for somebody who outlives the one that holds it now; to be given back by `release`."""
+        self._host.retain(self)
+
+    def release(self) -> None:
+        """One use less. After the last one nothing of this object may be used any more."""
+        self._host.release(self)
+
+    def is_empty(self) -> bool:
+        return self._present.absent == len(self._present)
+
+    def known(self) -> tuple[Stamp, bytes] | None:
+        """What was verified of which state of the file, for `trust` of a later entry."""
+        return (self._stamp, self._ready.to_bytes()) if self.recheck() else None
+
+    def trust(self, stamp: Stamp, ready: bytes) -> None:
+        """Take over what this process verified before, if the file is still the same. Before first use only."""
+        if stamp == self._stamp:
+            self._ready.load(ready)
+            for a, b in self._present.missing(0, len(self._present)):
+                self._ready.drop(a, b)
+            self._settle()
+
+    def close(self) -> None:
+        """Close the files (by the store, after the last release)."""
+        if self._hash:
+            self._hash.close()
+        os.close(self.fileno)
