@@ -1,0 +1,1 @@
+"""Downloads: which bytes to fetch, who waits for them, when to stop."""
