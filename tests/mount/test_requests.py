@@ -1,0 +1,124 @@
+"""What commands cost in requests. Counts are exact, so they may be asserted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+from support.faces import mounted
+from support.studies import SESSION, one_session
+
+from xnatfs.demo import DemoServer
+
+pytestmark = pytest.mark.mount
+
+
+@pytest.fixture
+def server():
+    with DemoServer(one_session()) as found:
+        yield found
+
+
+@pytest.fixture
+def mnt(server, tmp_path):
+    with mounted(server.url, tmp_path / "mnt", tmp_path) as face:
+        server.reset_log()
+        yield face.root
+
+
+def asked(server):
+    return [f"{r.method} {r.path}?{r.query}" for r in server.requests]
+
+
+def sh(command, cwd):
+    done = subprocess.run(command, shell=True, cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_mounting_asks_for_login_identity_and_projects(server, tmp_path):
+    with mounted(server.url, tmp_path / "mnt", tmp_path):
+        assert len(asked(server)) <= 3
+        assert sum("/projects" in line for line in asked(server)) == 1
+    assert asked(server)[-1].startswith("DELETE ")
+
+
+def test_the_root_costs_nothing_after_mounting(server, mnt):
+    assert sh("ls", mnt) == "P\n"
+    assert asked(server) == []
+
+
+def test_a_project_costs_two_and_its_subjects_nothing_more(server, mnt):
+    sh("ls -l P", mnt)
+    assert len(asked(server)) == 2
+    sh("ls -l P/S P/S/resources", mnt)
+    assert len(asked(server)) == 2
+
+
+def test_find_over_a_session_of_4000_files_costs_at_most_four_and_no_data(server, mnt):
+    sh("ls P/S", mnt)
+    server.reset_log()
+    found = sh("find . -type f", f"{mnt}{SESSION}").splitlines()
+    assert len(found) == 4000
+    assert len(asked(server)) <= 4, asked(server)
+    assert not any("/files/" in line for line in asked(server))
+    server.reset_log()
+    assert sh("find . -type f", f"{mnt}{SESSION}").splitlines() == found
+    assert asked(server) == []
+
+
+def test_sizes_and_attributes_cost_nothing_beyond_the_listing(server, mnt):
+    sh("find . -type f", f"{mnt}{SESSION}")
+    server.reset_log()
+    sh("ls -lR . && du -s . && getfattr -d -R .", f"{mnt}{SESSION}")
+    assert asked(server) == []
+
+
+def test_a_thousand_stats_in_a_cold_directory_make_one_listing(server, mnt):
+    from concurrent.futures import ThreadPoolExecutor
+
+    path = f"{mnt}{SESSION}/1/DICOM"
+    os.listdir(f"{mnt}{SESSION}/1")
+    server.reset_log()
+    with ThreadPoolExecutor(32) as pool:
+        sizes = list(pool.map(lambda i: os.stat(f"{path}/dicom_{i % 200:04d}.bin").st_size, range(1000)))
+    assert set(sizes) == {2048}
+    assert len(asked(server)) == 1
+
+
+def test_copying_a_resource_costs_a_few_requests_and_a_second_copy_none(server, mnt, tmp_path):
+    sh("find . -type f", f"{mnt}{SESSION}")
+    server.reset_log()
+    sh(f"cp -r 3/DICOM {tmp_path}/one", f"{mnt}{SESSION}")
+    assert len(asked(server)) <= 4, asked(server)
+    server.reset_log()
+    sh(f"cp -r 3/DICOM {tmp_path}/two && diff -r {tmp_path}/one {tmp_path}/two", f"{mnt}{SESSION}")
+    assert asked(server) == []
+
+
+def test_names_that_shells_and_desktops_probe_for_cost_nothing(server, mnt):
+    for name in (".Trash", ".Trash-0", "autorun.inf", ".hidden", ".xdg-volume-info", ".git", "._P"):
+        assert not os.path.exists(f"{mnt}/P/{name}")
+        assert not os.path.exists(f"{mnt}/{name}")
+    assert asked(server) == []
+
+
+def test_an_absent_name_costs_nothing_once_its_directory_is_known(server, mnt):
+    sh("ls P", mnt)
+    server.reset_log()
+    assert not os.path.exists(f"{mnt}/P/nobody")
+    assert asked(server) == []
+
+
+def test_many_readers_of_one_file_cause_one_download(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from support.studies import ONE_FILE, one_file
+
+    archive, data = one_file(8 * 2**20)
+    with DemoServer(archive) as server, mounted(server.url, tmp_path / "mnt", tmp_path) as face:
+        with ThreadPoolExecutor(16) as pool:
+            assert all(got == data for got in pool.map(lambda _: face.read(ONE_FILE), range(16)))
+        sent = sum(r.bytes_sent for r in server.requests if "/files/" in r.path)
+        assert sent <= 1.1 * len(data)

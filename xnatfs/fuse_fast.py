@@ -1,0 +1,254 @@
+"""The hot calls, served without fusepy's layers: raw callbacks, and the stat bytes that they answer from.
+
+A raw callback gets addresses and returns 0 or a negative errno. An exception that leaves one would be printed and taken
+for 0, success, so each is one ``try`` that catches everything; a test reads this file and insists.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from ctypes import c_void_p
+from typing import Any
+
+from xnatfs import fuse_abi as abi
+from xnatfs.errors import BadHandle, CacheFault, NotFound
+from xnatfs.fuse_kernel import Pages
+from xnatfs.fuse_ops import Directory, OpenFile, XnatOperations, answer
+from xnatfs.tree.nodes import Kind
+
+FileInfo, SEEK_END, KEEP, BYPASS = abi.FileInfo, os.SEEK_END, Pages.KEEP, Pages.BYPASS  # globals are found quickest
+
+
+def decode(path: bytes) -> str:
+    return path.decode("utf-8", "surrogateescape")
+
+
+class Memo:
+    """The packed stat structures of one directory, bound to one snapshot of it and good as long as that is."""
+
+    __slots__ = ("absent", "directory", "expires", "packed")
+
+    def __init__(self, directory: Directory) -> None:
+        self.directory = directory
+        self.expires = directory.expires
+        self.packed: dict[bytes, bytes] = {}
+        self.absent: set[bytes] = set()
+
+
+class Memos:
+    """Memos by the path of the directory, bounded; the directories used longest ago go first, whole.
+
+    Two generations in place of an exact order, so that a hit costs one look-up in a dict and no lock: what is used
+    moves to the young one; when that is full, it becomes the old one, and what is left in the old one is forgotten.
+    """
+
+    def __init__(self, limit: int = 100_000) -> None:
+        self._limit = limit  # stat structures in a generation
+        self._count = 0
+        self.young: dict[bytes, Memo] = {}
+        self._old: dict[bytes, Memo] = {}
+
+    def get(self, parent: bytes) -> Memo | None:
+        memo = self.young.get(parent)
+        if memo is None:
+            memo = self._old.pop(parent, None)
+            if memo is not None:
+                self.young[parent] = memo
+        return memo
+
+    def of(self, parent: bytes, directory: Directory) -> Memo:
+        """The memo for this very snapshot, new if need be."""
+        memo = self.get(parent)
+        if memo is None or memo.directory is not directory:
+            memo = self.young[parent] = Memo(directory)
+        return memo
+
+    def grew(self) -> None:
+        """One structure more."""
+        self._count += 1
+        if self._count > self._limit:
+            self.young, self._old, self._count = {}, self.young, 0
+
+    def clear(self) -> None:
+        self.young, self._old, self._count = {}, {}, 0
+
+
+class Callbacks:
+    """One method per hot operation, each named like it and with the prototype in `fuse_abi.OPERATIONS`.
+
+    ``waiting`` is entered round everything that may wait for the server; see `fuse_threads.Threads`.
+    """
+
+    def __init__(
+        self,
+        operations: XnatOperations,
+        waiting: AbstractContextManager[None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._operations = operations
+        self._vfs = operations.vfs
+        self._readers = operations.files.table
+        self._waiting = waiting
+        self._clock = clock
+        self._memos = Memos()
+        self._pack = abi.StatPacker(operations.look).pack
+        self._modes = {kind: operations.look.mode(kind) for kind in Kind}
+        self.top: set[bytes] = set()
+
+    def table(self) -> dict[str, Any]:
+        """Operation -> C function."""
+        return {name: prototype(getattr(self, name)) for name, prototype in abi.OPERATIONS.items()}
+
+    def forget(self) -> None:
+        """Ask the file system again for everything."""
+        self._memos.clear()
+
+    # --- attributes
+
+    def getattr(self, path: bytes, buffer: int) -> int:
+        try:
+            parent, _, name = path.rpartition(b"/")
+            memo = self._memos.young.get(parent)
+            if memo is not None and memo.expires > self._clock():
+                packed = memo.packed.get(name)
+                if packed is not None:
+                    abi.memmove(buffer, packed, abi.STAT_SIZE)
+                    return 0
+                if name in memo.absent:
+                    return -errno.ENOENT
+            with self._waiting:
+                packed = self._stat(path, parent, name, memo)
+            abi.memmove(buffer, packed, abi.STAT_SIZE)
+            return 0
+        except BaseException as problem:
+            return -answer("getattr", problem)
+
+    def fgetattr(self, path: bytes, buffer: int, _info: int) -> int:
+        try:
+            return self.getattr(path, buffer)
+        except BaseException as problem:
+            return -answer("fgetattr", problem)
+
+    def _stat(self, path: bytes, parent: bytes, name: bytes, memo: Memo | None) -> bytes:
+        """A packed stat, remembered for as long as this listing of the directory is good; absence likewise."""
+        if not parent:
+            if not name:
+                return self._pack(self._vfs.getattr("/"))
+            self.top.add(name)
+        memo = memo or self._memos.get(parent)
+        if memo is None or memo.expires <= self._clock():
+            self._vfs.getattr(decode(path))  # may say no without a listing, to the names that desktops probe for
+            memo = self._memos.of(parent, self._vfs.directory(decode(parent) or "/"))
+        node = memo.directory.get(decode(name))
+        if node is None:
+            if len(memo.absent) >= 1000:  # a program that probes for thousands of names
+                memo.absent.clear()
+            memo.absent.add(name)
+            raise NotFound(decode(path))
+        attributes = self._vfs.attributes(node)
+        told = self._operations.told(path, attributes)
+        packed = self._pack(told)
+        if told is attributes:
+            memo.packed[name] = packed
+            self._memos.grew()
+        return packed
+
+    # --- directories
+
+    def opendir(self, path: bytes, info: int) -> int:
+        try:
+            with self._waiting:
+                handle = self._operations.opendir(decode(path))
+            FileInfo.from_address(info).fh = handle
+            return 0
+        except BaseException as problem:
+            return -answer("opendir", problem)
+
+    def readdir(self, _path: int, buffer: int, filler: int, _offset: int, info: int) -> int:
+        """The whole snapshot at once; libfuse deals it out (each name has offset 0, its sign for that)."""
+        try:
+            directory = self._operations.directories.get(FileInfo.from_address(info).fh)
+            with self._waiting:
+                entries = directory.entries()
+            fill, modes = abi.FILLER(filler), self._modes
+            room = (ctypes.c_char * abi.STAT_ROOM)()  # a struct stat, of which readdir wants two numbers
+            attributes = ctypes.addressof(room)
+            ino, mode = abi.field(attributes, "st_ino"), abi.field(attributes, "st_mode")
+            full = fill(buffer, b".", None, 0) or fill(buffer, b"..", None, 0)
+            for name, kind, number in entries:
+                ino.value = number
+                mode.value = modes[kind]
+                full = fill(buffer, name.encode("utf-8", "surrogateescape"), attributes, 0) or full
+            return -errno.ENOMEM if full else 0
+        except BaseException as problem:
+            return -answer("readdir", problem)
+
+    def releasedir(self, _path: int, info: int) -> int:
+        try:
+            self._operations.directories.pop(FileInfo.from_address(info).fh)
+            return 0
+        except BaseException as problem:
+            return -answer("releasedir", problem)
+
+    # --- files
+
+    def open(self, path: bytes, info: int) -> int:
+        try:
+            opened = FileInfo.from_address(info)
+            with self._waiting:
+                opened.fh, pages = self._operations.open_file(decode(path), opened.flags, path)
+            if pages is KEEP:
+                opened.bits |= abi.KEEP_CACHE
+            elif pages is BYPASS:
+                opened.bits |= abi.DIRECT_IO
+            return 0
+        except BaseException as problem:
+            return -answer("open", problem)
+
+    def read_buf(self, _path: int, result: int, size: int, offset: int, info: int) -> int:
+        """Answers with a place in a local file, from where libfuse splices the bytes to the kernel, without the GIL.
+
+        A byte less than asked for would tell the kernel that the file ends there, so the local file's length is
+        checked (somebody may have truncated it), and anything short is an error.
+        """
+        try:
+            reader = self._readers.get(FileInfo.from_address(info).fh)
+            if reader is None:
+                raise BadHandle("read from a file that is not open")
+            file = reader.file
+            length = file.size - offset
+            if length > size:
+                length = size
+            elif length < 0:
+                length = 0
+            fd = file.fileno
+            if length and not (file.ready(offset, length) and abi.file_end(fd, 0, SEEK_END) >= offset + length):
+                fd = self._fetch(file, offset, length)
+            vector = abi.malloc(abi.VECTOR.size)  # libfuse frees it
+            if not vector:
+                return -errno.ENOMEM
+            abi.memmove(vector, abi.VECTOR.pack(1, 0, 0, length, abi.IN_FILE, 0, fd, offset), abi.VECTOR.size)
+            c_void_p.from_address(result).value = vector
+            return 0
+        except BaseException as problem:
+            return -answer("read", problem)
+
+    def _fetch(self, file: OpenFile, offset: int, length: int) -> int:
+        """Wait for bytes. Returns the file descriptor that has them."""
+        with self._waiting:
+            got = file.prepare(offset, length)
+        fd = file.fileno
+        if got < length or abi.file_end(fd, 0, SEEK_END) < offset + length:
+            raise CacheFault(f"the local file is shorter than what it should hold at {offset}")
+        return fd
+
+    def release(self, _path: int, info: int) -> int:
+        try:
+            self._operations.release_file(FileInfo.from_address(info).fh)
+            return 0
+        except BaseException as problem:
+            return -answer("release", problem)

@@ -1,0 +1,125 @@
+"""What the kernel is told about a file, and what it remembers of it: modes and owners, pages and sizes."""
+
+from __future__ import annotations
+
+import itertools
+import stat
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from enum import Enum
+
+from xnatfs.tree.nodes import Attributes, Kind
+
+IO_SIZE = 128 * 1024
+"""Bytes; the largest read that libfuse2 passes on, so what st_blksize recommends."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """Whom the files belong to and which permission bits are taken away: what stat shows beside `Attributes`."""
+
+    uid: int
+    gid: int
+    umask: int = 0
+
+    def mode(self, kind: Kind) -> int:
+        if kind is Kind.DIRECTORY:
+            return stat.S_IFDIR | (0o555 & ~self.umask)
+        if kind is Kind.LINK:
+            return stat.S_IFLNK | 0o777  # means nothing for a link, and is what every other file system shows
+        return stat.S_IFREG | (0o444 & ~self.umask)
+
+    def fields(self, attributes: Attributes) -> dict[str, int]:
+        """A ``struct stat`` as fusepy takes it; times in nanoseconds."""
+        return {
+            "st_mode": self.mode(attributes.kind),
+            "st_ino": attributes.ino,
+            "st_nlink": 2 if attributes.kind is Kind.DIRECTORY else 1,
+            "st_uid": self.uid,
+            "st_gid": self.gid,
+            "st_size": attributes.size,
+            "st_blocks": (attributes.size + 511) // 512,
+            "st_blksize": IO_SIZE,
+            "st_atime": attributes.mtime_ns,
+            "st_mtime": attributes.mtime_ns,
+            "st_ctime": attributes.mtime_ns,
+        }
+
+
+Path = str | bytes
+"""Any one form of path; this module only compares them."""
+
+
+class Pages(Enum):
+    """What the kernel shall do with the pages that it has of a file when that file is opened."""
+
+    KEEP = "keep"
+    DROP = "drop"
+    BYPASS = "bypass"
+
+
+@dataclass(slots=True)
+class _Cached:
+    version: str
+    size: int
+    handles: int
+
+
+class PageCache:
+    """Which version of each path the kernel's page cache may hold, and which size the kernel believes.
+
+    libfuse2 has one set of pages and one size per path. So pages are kept for the version that they came from and
+    dropped when another version is opened. A reader goes past the page cache when readers of another version still
+    use it (else one would see the other's bytes), and when the kernel believes another size than the file now has (it
+    would cut the new bytes at the old size). While a version is read through the page cache, stat keeps its size.
+    """
+
+    def __init__(self, limit: int = 50_000) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()  # leaf
+        self._cached: OrderedDict[Path, _Cached] = OrderedDict()
+        self._told: dict[Path, int] = {}
+
+    def tell(self, path: Path, size: int) -> int:
+        """The size that stat shall show for a file that is ``size`` bytes long now. Called for each stat: no lock."""
+        cached = self._cached.get(path)
+        if cached is not None and cached.handles:
+            size = cached.size
+        self._told[path] = size
+        if len(self._told) > self._limit:
+            with self._lock:
+                for oldest in list(itertools.islice(self._told, self._limit // 10)):
+                    self._told.pop(oldest, None)
+        return size
+
+    def opened(self, path: Path, version: str, size: int) -> Pages:
+        """What to do for a file just opened. KEEP and DROP need `closed` later, BYPASS does not."""
+        with self._lock:
+            if self._told.get(path, size) != size:
+                return Pages.BYPASS
+            cached = self._cached.get(path)
+            if cached is not None and (cached.version, cached.size) == (version, size):
+                cached.handles += 1
+                return Pages.KEEP
+            if cached is not None and cached.handles:
+                return Pages.BYPASS
+            self._cached[path] = _Cached(version, size, 1)
+            self._cached.move_to_end(path)
+            self._shrink()
+            return Pages.DROP
+
+    def closed(self, path: Path) -> None:
+        with self._lock:
+            cached = self._cached.get(path)
+            if cached is not None:
+                cached.handles -= 1
+
+    def _shrink(self) -> None:
+        """Forgets the path unused longest; a path in use is moved out of the way, for it will be forgotten later."""
+        while len(self._cached) > self._limit:
+            path, cached = next(iter(self._cached.items()))
+            if cached.handles:
+                self._cached.move_to_end(path)
+                return
+            del self._cached[path]

@@ -1,0 +1,182 @@
+"""`mount`: serve a `Vfs` on a directory until it is unmounted.
+
+Two loops. "fast" runs libfuse's session in Python's own threads with the raw callbacks of `fuse_fast`; "plain" is
+fusepy's `FUSE` as it stands, the slower one to fall back to and to compare with. Both have the same kernel options,
+the same operations and the same guard. libfuse and fusepy are loaded by `mount`, not by the import of this module.
+
+The main thread serves nothing: it waits for the end, so that a signal is heard even when every call waits for the
+network. libfuse's own signal handlers are kept out; besides, removing them would leave SIGPIPE deadly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+from xnatfs.errors import MountpointError
+from xnatfs.fuse_kernel import Look
+from xnatfs.fuse_mount import MountOptions, check_mountpoint, check_rights, find, unmount
+from xnatfs.fuse_ops import Vfs, XnatOperations
+from xnatfs.fuse_threads import WAKE
+
+log = logging.getLogger(__name__)
+
+SWITCH_INTERVAL = 1e-4
+"""Seconds after which a busy thread (parsing a listing) lets others go on; Python's 5 ms would be felt in each read."""
+GRACE = 0.3
+"""Seconds that calls have to end by themselves at the end of a mount, before the file system is closed under them."""
+PATIENCE = 2.0
+"""Seconds for the calls that were then interrupted."""
+
+
+def mount(
+    vfs: Vfs,
+    mountpoint: str | os.PathLike[str],
+    *,
+    loop: Literal["fast", "plain"] = "fast",
+    options: MountOptions | None = None,
+    ready: Callable[[], None] = lambda: None,
+    forget: Callable[[Callable[[], None]], None] = lambda _forget: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Mount ``vfs`` and serve it. Returns on unmount, SIGTERM, SIGINT, and SIGHUP if that has no handler.
+
+    ``ready`` is called once the mount is live: threads and sessions start there. What it raises ends the mount and is
+    raised again. ``forget`` is called before it with a function that makes a refresh visible at once (fast loop only).
+    ``clock`` is the one that ``Directory.expires`` is measured with. When calls still wait for the server at the end,
+    ``vfs.close()`` is called so that they end.
+
+    Raises `FuseMissing` (libfuse2, /dev/fuse), `MountpointError` (the directory), `SettingsError` (an option that this
+    user may not use). Call it from the main thread: only there can signals be handled.
+    """
+    options = options or MountOptions()
+    check_rights(options)
+    where = check_mountpoint(mountpoint, nonempty=options.nonempty)
+    uid = os.geteuid() if options.uid is None else options.uid
+    gid = os.getegid() if options.gid is None else options.gid
+    operations = XnatOperations(vfs, Look(uid, gid, options.umask))
+    end: queue.SimpleQueue[str] = queue.SimpleQueue()  # put() is safe in a signal handler
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    try:
+        with _signals(end):
+            if loop == "fast":
+                _fast(operations, where, options, ready, forget, clock, end)
+            else:
+                _plain(operations, where, options, ready, end)
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def load(loop: Literal["fast", "plain"] = "fast") -> None:
+    """Load libfuse and check that it is the one needed. Raises `FuseMissing`, which `mount` would do later."""
+    from xnatfs import fuse_abi
+
+    if loop == "fast":
+        fuse_abi.check()
+
+
+def _fast(
+    operations: XnatOperations,
+    mountpoint: str,
+    options: MountOptions,
+    ready: Callable[[], None],
+    forget: Callable[[Callable[[], None]], None],
+    clock: Callable[[], float],
+    end: queue.SimpleQueue[str],
+) -> None:
+    from xnatfs.fuse_session import Session  # loads libfuse, or says that it is missing
+
+    session = Session(operations, mountpoint, options, ended=lambda: end.put("unmounted"), clock=clock)
+    try:
+        if session.first_request():
+            raise_read_ahead(mountpoint, options.read_ahead)
+            forget(session.forget)
+            ready()
+            session.threads.start()
+            log.debug("end of the mount: %s", end.get())
+    finally:
+        if _stop(session, operations.vfs):
+            session.close()
+        else:  # libfuse's memory is in use: leave it to the end of the process
+            _leave(mountpoint)
+
+
+def _plain(
+    operations: XnatOperations,
+    mountpoint: str,
+    options: MountOptions,
+    ready: Callable[[], None],
+    end: queue.SimpleQueue[str],
+) -> None:
+    from xnatfs.fuse_plain import PlainSession
+
+    session = PlainSession(operations, mountpoint, options)
+    session.start(ready, ended=lambda: end.put("unmounted"))
+    try:
+        log.debug("end of the mount: %s", end.get())
+    finally:
+        if not _stop(session, operations.vfs):
+            _leave(mountpoint)
+    if session.failure is not None:
+        raise session.failure
+
+
+def _stop(session: Any, vfs: Vfs) -> bool:
+    """End the threads; when calls wait for the server, end their waiting. False if one would not end."""
+    if session.stop(GRACE):
+        return True
+    log.info("calls are still waiting at the end of the mount; ending them")
+    threading.Thread(target=vfs.close, name="close", daemon=True).start()  # it may say goodbye to the server
+    return bool(session.stop(PATIENCE))
+
+
+def _leave(mountpoint: str) -> None:
+    log.warning("%s: a call did not end with the mount", mountpoint)
+    with contextlib.suppress(MountpointError):
+        unmount(mountpoint, lazy=True)
+
+
+def raise_read_ahead(mountpoint: str, kib: int) -> None:
+    """Let the kernel read ahead that far, where this user may say so. After INIT, whose answer sets it to 128 KiB."""
+    entry = find(mountpoint)
+    if entry is not None:
+        with contextlib.suppress(OSError):
+            Path(f"/sys/class/bdi/{entry.device}/read_ahead_kb").write_text(str(kib))
+
+
+@contextlib.contextmanager
+def _signals(end: queue.SimpleQueue[str]) -> Iterator[None]:
+    """Signals put an end to the mount. SIGPIPE and the waking signal get handlers that do nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        end.put(signal.Signals(number).name)
+
+    def nothing(_number: int, _frame: FrameType | None) -> None:
+        pass
+
+    handlers: dict[int, Any] = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGPIPE: nothing}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        handlers[signal.SIGHUP] = stop
+    if WAKE is not None:
+        handlers[WAKE] = nothing
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if number != WAKE:  # one may still be on its way, and its default is to kill
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
