@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import queue
 import signal
 import sys
 import threading
@@ -26,8 +25,9 @@ from typing import Any, Literal
 from xnatfs.errors import MountpointError
 from xnatfs.fuse_kernel import Look
 from xnatfs.fuse_mount import MountOptions, check_mountpoint, check_rights, find, unmount
-from xnatfs.fuse_ops import Vfs, XnatOperations
+from xnatfs.fuse_ops import XnatOperations
 from xnatfs.fuse_threads import WAKE
+from xnatfs.fuse_vfs import Vfs
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,42 @@ GRACE = 0.3
 """Seconds that calls have to end by themselves at the end of a mount, before the file system is closed under them."""
 PATIENCE = 2.0
 """Seconds for the calls that were then interrupted."""
+
+
+class End:
+    """What ends a mount, and the place where the main thread waits for it.
+
+    A pipe, because the kernel may give a signal to any thread: Python then only notes it, and its handler runs when the
+    main thread next comes to. The wake-up descriptor brings it to, wherever the signal went.
+    """
+
+    def __init__(self) -> None:
+        self._reason = ""
+        self._out, self._in = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        os.set_blocking(self._out, True)
+        self._before = -1
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.set_wakeup_fd(self._in, warn_on_full_buffer=False)
+
+    def put(self, reason: str) -> None:
+        """From any thread, and from signal handlers."""
+        self._reason = self._reason or reason
+        with contextlib.suppress(OSError):  # full: it will be read soon enough; closed: nobody waits any more
+            os.write(self._in, b"\0")
+
+    def wait(self) -> str:
+        """The first reason. Other signals, whose handlers have run by then, do not end the wait."""
+        while not self._reason:
+            os.read(self._out, 4096)
+        return self._reason
+
+    def close(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.set_wakeup_fd(self._before)
+        ends = self._in, self._out
+        self._in = self._out = -1
+        for descriptor in ends:
+            os.close(descriptor)
 
 
 def mount(
@@ -65,7 +101,7 @@ def mount(
     uid = os.geteuid() if options.uid is None else options.uid
     gid = os.getegid() if options.gid is None else options.gid
     operations = XnatOperations(vfs, Look(uid, gid, options.umask))
-    end: queue.SimpleQueue[str] = queue.SimpleQueue()  # put() is safe in a signal handler
+    end = End()
     interval = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_INTERVAL)
     try:
@@ -76,6 +112,7 @@ def mount(
                 _plain(operations, where, options, ready, end)
     finally:
         sys.setswitchinterval(interval)
+        end.close()
 
 
 def load(loop: Literal["fast", "plain"] = "fast") -> None:
@@ -93,7 +130,7 @@ def _fast(
     ready: Callable[[], None],
     forget: Callable[[Callable[[], None]], None],
     clock: Callable[[], float],
-    end: queue.SimpleQueue[str],
+    end: End,
 ) -> None:
     from xnatfs.fuse_session import Session  # loads libfuse, or says that it is missing
 
@@ -104,7 +141,7 @@ def _fast(
             forget(session.forget)
             ready()
             session.threads.start()
-            log.debug("end of the mount: %s", end.get())
+            log.debug("end of the mount: %s", end.wait())
     finally:
         if _stop(session, operations.vfs):
             session.close()
@@ -117,14 +154,14 @@ def _plain(
     mountpoint: str,
     options: MountOptions,
     ready: Callable[[], None],
-    end: queue.SimpleQueue[str],
+    end: End,
 ) -> None:
     from xnatfs.fuse_plain import PlainSession
 
     session = PlainSession(operations, mountpoint, options)
     session.start(ready, ended=lambda: end.put("unmounted"))
     try:
-        log.debug("end of the mount: %s", end.get())
+        log.debug("end of the mount: %s", end.wait())
     finally:
         if not _stop(session, operations.vfs):
             _leave(mountpoint)
@@ -156,7 +193,7 @@ def raise_read_ahead(mountpoint: str, kib: int) -> None:
 
 
 @contextlib.contextmanager
-def _signals(end: queue.SimpleQueue[str]) -> Iterator[None]:
+def _signals(end: End) -> Iterator[None]:
     """Signals put an end to the mount. SIGPIPE and the waking signal get handlers that do nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
