@@ -17,7 +17,8 @@ from typing import Any
 from xnatfs import fuse_abi as abi
 from xnatfs.errors import BadHandle, CacheFault, NotFound
 from xnatfs.fuse_kernel import Pages
-from xnatfs.fuse_ops import Directory, OpenFile, XnatOperations, answer
+from xnatfs.fuse_ops import XnatOperations, answer
+from xnatfs.fuse_vfs import Directory, OpenFile
 from xnatfs.tree.nodes import Kind
 
 FileInfo, SEEK_END, KEEP, BYPASS = abi.FileInfo, os.SEEK_END, Pages.KEEP, Pages.BYPASS  # globals are found quickest
@@ -30,11 +31,10 @@ def decode(path: bytes) -> str:
 class Memo:
     """The packed stat structures of one directory, bound to one snapshot of it and good as long as that is."""
 
-    __slots__ = ("absent", "directory", "expires", "packed")
+    __slots__ = ("absent", "directory", "packed")
 
     def __init__(self, directory: Directory) -> None:
         self.directory = directory
-        self.expires = directory.expires
         self.packed: dict[bytes, bytes] = {}
         self.absent: set[bytes] = set()
 
@@ -113,7 +113,7 @@ class Callbacks:
         try:
             parent, _, name = path.rpartition(b"/")
             memo = self._memos.young.get(parent)
-            if memo is not None and memo.expires > self._clock():
+            if memo is not None and memo.directory.expires > self._clock():
                 packed = memo.packed.get(name)
                 if packed is not None:
                     abi.memmove(buffer, packed, abi.STAT_SIZE)
@@ -140,9 +140,9 @@ class Callbacks:
                 return self._pack(self._vfs.getattr("/"))
             self.top.add(name)
         memo = memo or self._memos.get(parent)
-        if memo is None or memo.expires <= self._clock():
-            self._vfs.getattr(decode(path))  # may say no without a listing, to the names that desktops probe for
-            memo = self._memos.of(parent, self._vfs.directory(decode(parent) or "/"))
+        if memo is None or memo.directory.expires <= self._clock():  # a refresh sets that back
+            # the file system may say no without a listing, to the names that desktops probe for
+            memo = self._memos.of(parent, self._vfs.directory(decode(parent) or "/", wanted=decode(name)))
         node = memo.directory.get(decode(name))
         if node is None:
             if len(memo.absent) >= 1000:  # a program that probes for thousands of names

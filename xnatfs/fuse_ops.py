@@ -14,13 +14,14 @@ import errno
 import itertools
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from xnatfs import errors
 from xnatfs.fuse_kernel import Look, PageCache, Pages, Path
-from xnatfs.tree.nodes import Attributes, Kind, Node
+from xnatfs.fuse_vfs import Directory, OpenFile, Vfs
+from xnatfs.tree.nodes import Attributes, Kind
 
 log = logging.getLogger(__name__)
 
@@ -66,56 +67,6 @@ ERRNO: Mapping[type[BaseException], int] = {
 
 _ORDINARY = {"ENOENT", "ENOTDIR", "EISDIR", "EROFS", "ENAMETOOLONG", "ENODATA", "EINVAL", "EOPNOTSUPP", "ENOTSUP"}
 """Answers of every day, told at debug level only."""
-
-
-class Directory(Protocol):
-    """A listing as it was at one time. Immutable; ``expires`` in seconds of the clock given to `mount`.
-
-    `get` knows the unlisted names too (an ID, ``.xnat``): what it does not know, does not exist.
-    """
-
-    @property
-    def expires(self) -> float: ...
-    def entries(self) -> Sequence[tuple[str, Kind, int]]: ...
-    def get(self, name: str) -> Node | None: ...
-
-
-class OpenFile(Protocol):
-    """A file at one version; ``fileno`` holds the bytes that `ready` or `prepare` vouched for."""
-
-    @property
-    def size(self) -> int: ...
-    @property
-    def version(self) -> str: ...
-    @property
-    def fileno(self) -> int: ...
-    def ready(self, offset: int, size: int) -> bool: ...
-    def prepare(self, offset: int, size: int) -> int: ...
-    def read(self, offset: int, size: int) -> bytes: ...
-    def close(self) -> None: ...
-
-
-class Space(Protocol):
-    """Bytes of the disk that holds the cache."""
-
-    @property
-    def total(self) -> int: ...
-    @property
-    def free(self) -> int: ...
-
-
-class Vfs(Protocol):
-    """What the FUSE face needs of the file system. `close` may be called twice and ends every wait with an error."""
-
-    def attributes(self, node: Any) -> Attributes: ...
-    def getattr(self, path: str) -> Attributes: ...
-    def directory(self, path: str) -> Directory: ...
-    def readlink(self, path: str) -> str: ...
-    def open(self, path: str) -> OpenFile: ...
-    def listxattr(self, path: str) -> list[str]: ...
-    def getxattr(self, path: str, name: str) -> bytes: ...
-    def statfs(self) -> Space: ...
-    def close(self) -> None: ...
 
 
 def answer(operation: str, problem: BaseException) -> int:
@@ -169,6 +120,8 @@ class Reader:
 
     file: OpenFile
     pages_of: Path | None
+    refreshes: int = 0
+    """How many there had been when it was opened."""
 
 
 class XnatOperations:
@@ -186,6 +139,8 @@ class XnatOperations:
         self.files: Handles[Reader] = Handles()
         self.directories: Handles[Directory] = Handles()
         self.pages = PageCache()
+        self.refreshes = 0
+        self.outlived: Callable[[], None] = lambda: None  # called when a file closes that was open during a refresh
 
     def __call__(self, operation: str, *arguments: Any) -> Any:
         """The guard: whatever goes wrong leaves as `AnsweredError`, an ``OSError`` with a positive errno."""
@@ -232,7 +187,8 @@ class XnatOperations:
             raise errors.ReadOnly(f"{path}: the mount is read-only")
         file = self.vfs.open(path)
         pages = self.pages.opened(key or path, file.version, file.size)
-        return self.files.add(Reader(file, None if pages is Pages.BYPASS else key or path)), pages
+        reader = Reader(file, None if pages is Pages.BYPASS else key or path, self.refreshes)
+        return self.files.add(reader), pages
 
     def read(self, _path: str, size: int, offset: int, fi: Any) -> bytes:
         file = self.files.get(fi.fh).file
@@ -249,6 +205,8 @@ class XnatOperations:
         if reader.pages_of is not None:
             self.pages.closed(reader.pages_of)
         reader.file.close()
+        if reader.refreshes != self.refreshes:
+            self.outlived()
 
     def listxattr(self, path: str) -> list[str]:
         return self.vfs.listxattr(path)

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from ctypes import c_char_p, c_int, c_void_p
 from functools import partial
@@ -61,6 +62,11 @@ class Session:
         abi.check()
         abi.declare()
         self.threads = Threads(self.serve, making["ended"], start=options.threads, limit=options.max_threads)
+        self._operations = operations
+        self._where = mountpoint
+        self._dropping = threading.Lock()  # guards _closed and the channel; a leaf
+        self._closed = False
+        operations.outlived = self._forget_again
         self._callbacks = Callbacks(operations, self.threads, making["clock"])
         self._table = Table(operations, self.threads, self._callbacks.table())
         self._fuse, self._mountpoint = self._setup(mountpoint, options)
@@ -111,11 +117,31 @@ class Session:
         """Drop what the loop and the kernel know of names and attributes, so that a refresh is seen at once.
 
         libfuse2 keeps the kernel's numbers of directories to itself, except that of the root; but when a name of the
-        root is dropped, so is all below it that nobody uses at the moment.
+        root is dropped, so is all below it that nobody uses at the moment. What is open is dropped when it closes.
         """
+        self._operations.refreshes += 1
         self._callbacks.forget()
         for name in list(self._callbacks.top):
-            library.fuse_lowlevel_notify_inval_entry(self._channel, abi.ROOT, name, len(name))
+            self._drop(name)
+
+    def _drop(self, name: bytes) -> None:
+        with self._dropping:
+            if not self._closed:
+                library.fuse_lowlevel_notify_inval_entry(self._channel, abi.ROOT, name, len(name))
+
+    def _forget_again(self) -> None:
+        """The same for what was open then, and so kept the directories above it in the kernel's memory.
+
+        Dropped as those are, they cannot be dropped again, but come back when somebody looks for them; so we look.
+        """
+
+        def work() -> None:
+            for name in list(self._callbacks.top):
+                with contextlib.suppress(OSError):
+                    os.lstat(os.path.join(os.fsencode(self._where), name))  # noqa: PTH118 - bytes
+                self._drop(name)
+
+        threading.Thread(target=work, name="forget", daemon=True).start()
 
     def stop(self, seconds: float) -> bool:
         """Tell all threads to end, and wait. False if some are still in a call after that time."""
@@ -124,8 +150,12 @@ class Session:
 
     def close(self) -> None:
         """Unmount (at once, even when in use) and free. Only when no thread serves any more."""
+        free = self._dropping.acquire(timeout=1.0)  # the kernel may keep a notice waiting until we are gone
+        self._closed = True
         library.fuse_unmount(self._mountpoint, self._channel)
-        library.fuse_destroy(self._fuse)
+        if free:
+            library.fuse_destroy(self._fuse)
+            self._dropping.release()
 
 
 @contextlib.contextmanager

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import time
 from collections.abc import Callable
+
+log = logging.getLogger(__name__)
 
 WAKE: int | None = getattr(signal, "SIGRTMIN", 0) + 3 if hasattr(signal, "SIGRTMIN") else None
 """A signal that does nothing but end a read of /dev/fuse, so that the thread sees that it shall stop."""
@@ -26,7 +29,7 @@ class Threads:
         self._start = start
         self._limit = limit
         self._waiting: list[None] = []
-        self._lock = threading.Lock()  # guards what follows; never held across anything that waits
+        self._lock = threading.Lock()  # guards what follows; a leaf
         self._threads: list[threading.Thread] = []
         self._serving: set[int] = set()
         self._running = 0
@@ -53,14 +56,18 @@ class Threads:
             if self._stopping or (seen and self._running != seen):
                 return
             thread = threading.Thread(target=self._run, name=f"fuse-{self._running}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as problem:  # the system gives no more threads: those there are must do
+                log.warning("no more than %d threads: %s", self._running, problem)
+                self._limit = self._running
+                return
             self._running += 1
             self._threads.append(thread)
-        thread.start()
 
     def _run(self) -> None:
         identity = threading.get_ident()
-        with self._lock:
-            self._serving.add(identity)
+        self._serving.add(identity)  # without the lock, which whoever starts this thread holds
         try:
             self._serve()
         finally:
@@ -83,5 +90,5 @@ class Threads:
     def _wake(self) -> None:
         if WAKE is not None and signal.getsignal(WAKE) not in (signal.SIG_DFL, None):
             with self._lock:
-                for identity in self._serving:
+                for identity in tuple(self._serving):
                     signal.pthread_kill(identity, WAKE)

@@ -210,7 +210,7 @@ class FakeVfs:
     def getattr(self, path):
         return self.attributes(self._find(path))
 
-    def directory(self, path):
+    def directory(self, path, *, wanted=""):
         node = self._find(path)
         if node.kind is not Kind.DIRECTORY:
             raise errors.NotADirectory(path)
