@@ -319,9 +319,7 @@ def test_only_one_at_a_time_for_a_resource_and_a_few_in_all(setup: Make) -> None
     s.source.zip_granted = 0
     for resource in resources:
         s.cat(next(iter(resource.files)), resource)
-    reads = [
-        s.cat_later(path, resource) for resource in resources[:2] for path in list(resource.files)[5:10]
-    ]
+    reads = [s.cat_later(path, resource) for resource in resources[:2] for path in list(resource.files)[5:10]]
     s.source.until(lambda: len(s.source.archives) == 2)
     s.cat(list(resources[2].files)[3], resources[2])  # the third resource is read singly meanwhile
     assert len(s.source.archives) == 2
@@ -330,6 +328,28 @@ def test_only_one_at_a_time_for_a_resource_and_a_few_in_all(setup: Make) -> None
     for read in reads:
         read.result(PATIENCE)
     assert len(s.source.archives) == 2
+
+
+def test_it_gives_its_thread_to_a_reader_of_another_file(setup: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = FakeResource({"b/1.nii": content(100_000, 50)}, "/resources/other")
+    s = setup(FakeResource(series(100, 100_000, 0)), other, workers=1)
+    original = FakeDownload.readinto
+    s.source.zip_granted = 250_000
+    s.copy(paths=["0000.dcm", "0001.dcm"])
+    reading = s.cat_later("b/1.nii", other)
+    until(lambda: "waits for a thread" in [running.state for running in s.pool.status()])
+
+    def slow(self: FakeDownload, buffer: memoryview) -> int:
+        s.clock.now += 0.1
+        return original(self, buffer)
+
+    monkeypatch.setattr(FakeDownload, "readinto", slow)
+    s.source.zip_granted = None
+    s.source.archives[0].grant(3_000_000)
+    reading.result(PATIENCE)
+    assert not s.resource.entries["0050.dcm"].complete
+    s.source.archives[0].grant(None)
+    s.copy()
 
 
 # -- what goes wrong -------------------------------------------------------------------------------------------------
@@ -345,6 +365,16 @@ def test_a_cut_archive_keeps_what_was_complete(setup: Make) -> None:
     s.source.prepare = lambda download: None
     s.copy()
     assert len(s.source.archives) == 2  # tried once more, after two files more
+
+
+def test_an_archive_without_some_of_the_files_is_not_fetched_again_for_them(setup: Make) -> None:
+    s = setup(FakeResource(series(40)))
+    paths = list(s.resource.files)
+    s.source.zips[s.resource.resource_uri] = s.resource.zip(PREFIX, order=paths[:25])
+    s.copy(paths=[paths[0], *paths[24:]])
+    s.copy()
+    assert len(s.source.archives) == 1
+    assert len(s.source.singles) == 1 + 15
 
 
 def test_an_archive_that_fails_twice_is_left_alone_for_a_while(setup: Make) -> None:

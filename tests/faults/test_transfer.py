@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -519,7 +520,6 @@ def test_a_broken_stream_is_resumed_from_the_last_good_block(setup: Make, error:
     starts = [start for _, start, _ in s.source.asked]
     resumed = FIRST + 3 * MIB
     assert starts == [0, FIRST, resumed, resumed]
-    assert s.count("retries") == 2
     assert s.source.moved == 8 * MIB + 100 + 10  # what did not fill a block came again, nothing else
 
 
@@ -570,7 +570,8 @@ def test_a_body_that_goes_on_is_another_version(setup: Make) -> None:
         return original(file, 0, len(s.data) + 4, deadline=deadline)
 
     s.source.open_stream = whole  # type: ignore[method-assign]
-    s.read(s.reader(), 0, 4096)
+    with contextlib.suppress(ContentChanged):  # whether it comes in time for this reader or not
+        s.reader().ensure(0, 4096, s.deadline())
     until(lambda: s.entry.resets == 1)
     assert not s.entry.complete
 

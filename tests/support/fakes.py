@@ -120,6 +120,9 @@ class FakeEntry:
                 self.complete = True
             self.present.update(fresh)
 
+    def from_version(self, modified: float) -> bool:
+        return True
+
     def reset(self) -> None:
         with self._lock:
             self.resets += 1
@@ -287,10 +290,7 @@ class FakeResource:
     def __init__(self, files: dict[str, bytes], uri: str = "/experiments/E/scans/1/resources/9", digests: bool = True):
         self.files = files
         self.key = self.resource_uri = uri
-        self.entries = {
-            path: FakeEntry(len(data), md5(data) if digests else "", path)
-            for path, data in files.items()
-        }
+        self.entries = {path: FakeEntry(len(data), md5(data) if digests else "", path) for path, data in files.items()}
         self._digests = digests
 
     def members(self) -> list[FakeMember]:

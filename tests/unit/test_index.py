@@ -161,3 +161,21 @@ def test_a_header_can_be_read_by_itself(size: int, digest: str) -> None:
     assert indexes.read_header(head[:-1]) is None
     assert indexes.read_header(head[:30] + b"\xff" + head[31:]) is None
     assert indexes.read_header(head[:45] + b"\xff" + head[46:]) is None
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_the_date_of_the_version_is_kept_beside_the_blocks(complete):
+    size = 3 * BLOCK + 10
+    head = indexes.header("ab" * 20, size, "")
+    salt = indexes.salt_of(head)
+    records = [indexes.date_record(salt, 1_700_000_000)]
+    records += [indexes.block_record(salt, number, 7 * number) for number in range(4 if complete else 2)]
+    records += [indexes.done_record(salt, 4)] if complete else []
+    index = indexes.parse(head + b"".join(records), head, size)
+    assert index is not None
+    assert index.date == 1_700_000_000
+    assert index.complete == complete
+    assert index.present.missing(0, 4) == ([] if complete else [(2, 4)])
+    without = indexes.parse(head + b"".join(records[1:]), head, size)
+    assert without is not None
+    assert without.date is None

@@ -24,6 +24,7 @@ The entry never waits for blocks and knows nothing of who does.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import threading
 
@@ -45,6 +46,9 @@ _PIECE_BLOCKS = PIECE // BLOCK
 _DAMAGED = "the server's bytes do not match the digest in its own listing; they were not kept"
 
 
+_LABELS = itertools.count(1)
+
+
 class Entry:
     """A cached file, open. Made by `Store.open`; `release` ends one use of it. All methods may be called by any thread.
 
@@ -62,6 +66,8 @@ class Entry:
         """All blocks are there, and size and digest of the whole were verified, by this process or an earlier one."""
         self.sound = self.size == 0
         """`complete`, and each block was verified in this process: any byte may be read without asking `has`."""
+        self.label = "" if index.complete else str(next(_LABELS))
+        """Equal for equal bytes: empty where the whole was verified when it was opened, else of this object alone."""
         self.generation = 0
         """Grows with each `reset`."""
         self.files = files
@@ -326,6 +332,27 @@ class Entry:
                 self._log(records)
             self._mark([(held, crc)], complete=intact)
 
+    def from_version(self, modified: float) -> bool:
+        """Are the blocks that are here of the version that the server dates ``modified`` (seconds since 1970)?
+
+        Where nothing is here, or of no known date, that date is noted. Raises nothing.
+        """
+        date = int(modified) & 0xFFFFFFFF
+        with contextlib.suppress(OSError, CacheFault):
+            self._may_write()
+        with self._append:
+            if self._index.date is not None and not self.is_empty():
+                return self._index.date == date
+            if self._index.date != date:
+                self._index.date = date
+                if self.files.exclusive:
+                    with contextlib.suppress(OSError):  # then only this process knows it
+                        self._log(indexes.date_record(self._index.salt, date))
+                    stamp = self._stamp_now()
+                    with self._lock:
+                        self._stamp = stamp
+            return True
+
     def _follow_later(self) -> None:
         """Ask the helper to hash on, when there is enough to do."""
         if not self._hash or self.complete:
@@ -372,11 +399,13 @@ class Entry:
             stamp = self._stamp_now()
             with self._lock:
                 self.generation += 1
+                self.label = str(next(_LABELS))
                 self._stamp = stamp
                 self._present.clear()
                 self._ready.clear()
                 self.complete = self.sound = self.size == 0
                 self._index.end = first_record
+                self._index.date = None
             if self._hash:
                 self._hash.restart()
         return True

@@ -8,6 +8,7 @@ cannot be separated from what is known of it::
                          | digest, 64 bytes of hex, NUL padded | 16 bytes 0 | CRC-32 of all that u32
     records, 16 bytes    number u32 | crc u32 | kind u32 | check u32                (all little endian)
         kind BLCK        block `number` is there and `crc` is its checksum
+        kind DATE        the bytes are of the version that the server dates `number` (seconds since 1970); `crc` is 0
         kind DONE        `number` blocks are there, and size and digest have been found right; `crc` is 0
 
 Records are only ever appended, each after the bytes that it speaks of. The file is *complete* when all blocks have a
@@ -41,6 +42,7 @@ KEY_BYTES = 20
 HEADER_SIZE = 128
 RECORD_SIZE = 16
 KIND_BLOCK = int.from_bytes(b"BLCK", "little")
+KIND_DATE = int.from_bytes(b"DATE", "little")
 KIND_DONE = int.from_bytes(b"DONE", "little")
 
 _MAGIC = b"XNATFSIX"
@@ -58,7 +60,7 @@ def start(size: int) -> int:
 
 def room(size: int) -> int:
     """Bytes that the index of a file of ``size`` bytes comes to when it is complete."""
-    return HEADER_SIZE + (block_count(size) + 1) * RECORD_SIZE
+    return HEADER_SIZE + (block_count(size) + 2) * RECORD_SIZE
 
 
 def header(key: str, size: int, digest: str) -> bytes:
@@ -93,6 +95,10 @@ def block_record(salt: int, number: int, crc: int) -> bytes:
     return _RECORD.pack(number, crc, KIND_BLOCK, number ^ crc ^ KIND_BLOCK ^ salt)
 
 
+def date_record(salt: int, date: int) -> bytes:
+    return _RECORD.pack(date, 0, KIND_DATE, date ^ KIND_DATE ^ salt)
+
+
 def done_record(salt: int, blocks: int) -> bytes:
     return _RECORD.pack(blocks, 0, KIND_DONE, blocks ^ KIND_DONE ^ salt)
 
@@ -108,6 +114,8 @@ class Index:
     complete: bool
     end: int
     """Where in the file the next record goes."""
+    date: int | None = None
+    """Of the version that the blocks are of, as the server dates it (seconds since 1970); None: not known."""
 
 
 def empty(head: bytes, size: int) -> Index:
@@ -131,6 +139,9 @@ def parse(raw: bytes, head: bytes, size: int) -> Index | None:
     if not _all_valid(numbers, crcs, kinds, checks, index.salt):
         valid = [n ^ c ^ k ^ index.salt == check for n, c, k, check in zip(numbers, crcs, kinds, checks, strict=True)]
         numbers, crcs, kinds = (array("I", compress(column, valid)) for column in (numbers, crcs, kinds))
+    if kinds and kinds[0] == KIND_DATE:  # where it always stands; taken off, so that the rest is the usual case
+        index.date = numbers[0]
+        numbers, crcs, kinds = numbers[1:], crcs[1:], kinds[1:]
     if numbers == array("I", range(blocks + 1)) and kinds[-1] == KIND_DONE and kinds.count(KIND_BLOCK) == blocks:
         index.crcs = crcs[:blocks]  # all blocks once and in order: the usual case, and 1 ms instead of 10 for 1 GiB
         index.present.mark(0, blocks)
@@ -142,6 +153,8 @@ def parse(raw: bytes, head: bytes, size: int) -> Index | None:
             index.crcs[number] = crc
             marks[number] = 1
             index.complete = False
+        elif kind == KIND_DATE:
+            index.date = number
         elif kind == KIND_DONE and number == blocks:
             index.complete = True
     index.present.load(bytes(marks))

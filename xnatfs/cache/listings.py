@@ -76,7 +76,7 @@ def weigh(value: object) -> int:
     """Rows of an answer; what the limit counts."""
     if isinstance(value, Mapping):
         return 1 + sum(len(part) if isinstance(part, Sized) else 1 for part in value.values())
-    return 1 + (len(value) if isinstance(value, (tuple, list)) else 0)
+    return 1 + (len(value) if isinstance(value, Sized) and not isinstance(value, (str, bytes)) else 0)
 
 
 class _Flight:
@@ -128,12 +128,14 @@ class Listings:
         self._submit = submit
         self._clock = clock
         self._stats = stats
-        self._ttl = ttl
+        self.ttl = ttl
         self._absent_ttl = min(absent_ttl, ttl)
         self._load_seconds = load_seconds
         self._max_rows = max_rows
         self._lock = threading.Lock()
         self._running: dict[Key, _Flight] = {}
+        self.forgotten = 0
+        """How many times `forget` was called."""
         self._kept: cachetools.TLRUCache[Key, Listing[Any]] = cachetools.TLRUCache(
             max_rows,
             ttu=lambda _key, listing, _now: listing.expires,
@@ -169,15 +171,23 @@ class Listings:
         """The listing, loaded if need be. Raises `TimedOut`, or whatever the loader raised."""
         return self.request(key, load).wait(deadline)
 
-    def put(self, key: Key, value: Any) -> None:
-        """Keep an answer that came with another one."""
-        listing: Listing[Any] = Listing(value, None, self._clock() + self._ttl, weigh(value))
+    def put(self, key: Key, value: Any, *, since: int | None = None, expires: float | None = None) -> None:
+        """Keep an answer that came with another one.
+
+        Args:
+            since: `forgotten` when that one was asked for; nothing is kept if something was forgotten meanwhile.
+            expires: when that one expires, unless it has come just now.
+        """
+        until = self._clock() + self.ttl if expires is None else expires
+        listing: Listing[Any] = Listing(value, None, until, weigh(value))
         with self._lock:
-            self._keep(key, listing)
+            if since is None or since == self.forgotten:
+                self._keep(key, listing)
 
     def forget(self, which: Callable[[Key], bool]) -> None:
         """Drop answers; loads under way will serve those who wait for them and nobody later."""
         with self._lock:
+            self.forgotten += 1
             for key in [key for key in self._kept if which(key)]:
                 del self._kept[key]
             for key in [key for key in self._running if which(key)]:
@@ -219,7 +229,7 @@ class Listings:
             value = load(Deadline(self._load_seconds, self._clock))
         except NotFound as error:
             return Listing(None, error, self._clock() + self._absent_ttl, 1)
-        return Listing(value, None, self._clock() + self._ttl, weigh(value))
+        return Listing(value, None, self._clock() + self.ttl, weigh(value))
 
     def _land(self, flight: _Flight, listing: Listing[Any] | None) -> None:
         with self._lock:

@@ -61,6 +61,8 @@ class Reader:
         """Up to where it has been seen to that the bytes come."""
         self.stale: str = ""
         """Why no more bytes can be had by this handle: the file changed on the server while it was open."""
+        self.served = False
+        """Something was read by it that may not have been compared with the digest of the whole yet."""
         self.closed = False
 
     def ensure(self, offset: int, size: int, deadline: Deadline) -> None:
@@ -160,7 +162,7 @@ class Feed:
 
     def _drop_if_unused(self) -> None:
         with self.context.lock:
-            if self.readers or self.streams or self.context.feeds.get(id(self.entry)) is not self:
+            if self.readers or self.streams or self._mixed or self.context.feeds.get(id(self.entry)) is not self:
                 return
             del self.context.feeds[id(self.entry)]
         self.entry.release()
@@ -201,6 +203,12 @@ class Feed:
         if not self.streams and not self.readers:
             self.context.workers.at(self.context.clock(), self._drop_if_unused)
 
+    def damaged_whole(self) -> None:
+        """The whole did not match: who has read parts of it must not go on to a good end. Lock held."""
+        for reader in self.readers:
+            if reader.served:
+                reader.stale = f"{self.file.path}: what was read so far does not match the listing; open it again"
+
     def same_version(self, last_modified: float | None) -> None:
         """All parts must come from one version. Raises `ContentChanged`, to every reader of the old one.
 
@@ -209,10 +217,10 @@ class Feed:
         if last_modified is None:
             return
         closing: list[Abort] = []
+        same = self.entry.from_version(last_modified)  # what an earlier reader, or process, has left there
         with self.context.lock:
-            if self._last_modified is None:
+            if same and self._last_modified in (None, last_modified):
                 self._last_modified = last_modified
-            if self._last_modified == last_modified:
                 return
             self._last_modified = last_modified
             self._mixed = True
@@ -227,11 +235,15 @@ class Feed:
 
     def _forget(self) -> None:
         """The streams of the old version are gone: what they brought goes as well. No lock held."""
-        if not self.streams:
+        if self.streams:
+            return
+        try:
             self.entry.reset()
+        finally:
             with self.context.lock:
                 self._mixed = False
                 self.changed()
+            self._drop_if_unused()  # not before: the entry must not be let go of while it is emptied
 
     # -- reading (no lock held) -------------------------------------------------------------------------------------
 
@@ -249,7 +261,7 @@ class Feed:
                 if entry.has(offset, end - offset) and not reader.stale:
                     break
                 if reader.series is not None:
-                    reader.series.look(reader.file.path, end)
+                    reader.series.look(reader.file.path)
                 absent = entry.missing(first, last)
                 with context.lock:
                     if waiter is None:
@@ -267,6 +279,7 @@ class Feed:
             if waiter is not None:
                 with context.lock:
                     self.waiters.discard(waiter)
+        reader.served = True
         self._run_ahead(reader)
 
     def _raise_if_hopeless(self, reader: Reader, waiter: Waiter) -> None:
@@ -334,6 +347,9 @@ class Feed:
             start, stop = offset, size if reader.ahead.sequential else limit
             if self.context.workers.busy():
                 stop = min(stop, max(limit, align(start + BUSY_REQUEST, size)))
+            for other in self.streams:
+                if other.alive and start < other.start < stop <= other.stop:
+                    stop = other.start  # the kernel asked out of order: from there on it is coming already
         stream = Stream(self.context, self, start, stop, min(limit, stop), urgent=urgent)
         self.streams.append(stream)
         self.context.workers.submit(stream)
@@ -343,6 +359,8 @@ class Feed:
         """The read is served: see to it that what comes next is under way."""
         context, size = self.context, self.entry.size
         with context.lock:
+            if reader.series is not None:
+                reader.series.reached(self.file.path, reader.ahead.position)
             limit = reader.ahead.limit
             if limit <= reader.granted or not reader.ahead.sequential or context.closed or self._mixed:
                 return

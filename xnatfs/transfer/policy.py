@@ -49,7 +49,7 @@ class Walk:
     cached: int = 0
     """Distinct files opened recently that were."""
     thorough: int = 0
-    """Those of ``wanted`` that were read beyond their middle."""
+    """Those of ``wanted`` of which a reader has asked for a quarter, as far as is seen: read-ahead hides the rest."""
     seconds: float = 0.0
     """From the last but one of ``wanted`` to the last."""
     failures: int = 0

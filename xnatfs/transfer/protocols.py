@@ -82,6 +82,10 @@ class Entry(Protocol):
         """
         ...
 
+    def from_version(self, modified: float) -> bool:
+        """Are the blocks that are here of the version of that date? Notes it where none is known. Raises nothing."""
+        ...
+
     def reset(self) -> None:
         """Forget all blocks."""
         ...

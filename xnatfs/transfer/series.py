@@ -57,7 +57,7 @@ class Archive:
         """Bytes of the zip so far."""
         self._bulk = 0
         """The same, and the unpacked bytes of what is thrown away."""
-        self._cancelled = False
+        self.cancelled = False
         self._download: Download | None = None
         self._steps: Iterator[None] | None = None
         self._began = context.clock()
@@ -102,9 +102,9 @@ class Archive:
 
     def abort(self) -> Abort:
         """End it; call what this returns once the lock is free."""
-        if self._cancelled or self.state is State.ENDED:
+        if self.cancelled or self.state is State.ENDED:
             return lambda: None
-        self._cancelled = True
+        self.cancelled = True
         self._context.stats.add("transfer.cancelled")
         download, steps = self._download, self._steps
         if self.state is State.RUNNING:
@@ -148,16 +148,16 @@ class Archive:
             error = XnatfsError(f"{self.series.uri}: {type(problem).__name__}")
         _close(self._download, self._steps)
         with self._context.lock:
-            if error is not None and not self._cancelled:
+            if error is not None and not self.cancelled:
                 log.info("an archive of a resource failed, its files are fetched singly: %s", type(error).__name__)
                 log.debug("%s", error)
-            self._end(None if self._cancelled else error)
+            self._end(None if self.cancelled else error)
 
     def _rests(self, turn: float) -> bool:
         """Is this slice over? If so the state says why, and another worker may be at it already."""
         with self._context.lock:
             now = self._context.clock()
-            if self._cancelled:
+            if self.cancelled:
                 return False  # the next step comes to an end, the connection being closed
             if self.series.allowance() <= 0:
                 self.state = State.PARKED
@@ -199,10 +199,10 @@ class Archive:
         download = context.source.open_zip(self.series.uri, deadline=deadline)
         with context.lock:
             self._download = download
-            if self._cancelled:
+            if self.cancelled:
                 return
         buffer = memoryview(bytearray(PIECE))
-        while (count := download.readinto(buffer)) and not self._cancelled:
+        while (count := download.readinto(buffer)) and not self.cancelled:
             self.touched = context.clock()
             with context.lock:
                 if self._first_byte_at is None:

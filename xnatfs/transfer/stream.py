@@ -96,9 +96,7 @@ class Stream:
         if urgent:
             self.context.workers.promote(self)
         room = self.limit - self.position
-        if self.state is State.PARKED and (
-            (urgent and room > 0) or room >= min(RESUME, self.stop - self.position)
-        ):
+        if self.state is State.PARKED and ((urgent and room > 0) or room >= min(RESUME, self.stop - self.position)):
             self._submit()
 
     def abort(self) -> Abort:
@@ -312,6 +310,8 @@ class Stream:
         with context.lock:
             download, self._download = self._download, None
             midway, self.opened = self.opened, False
+            if isinstance(error, ContentDamaged):
+                self.feed.damaged_whole()
         if download is not None:
             download.close()
         with context.lock:

@@ -60,6 +60,8 @@ class Series:
         self._opened: OrderedDict[str, _Opened] = OrderedDict()
         self._round = 0
         """Raised when an archive ends: what led to that one is no reason for another."""
+        self._done = False
+        """An archive came to its end in this walk: what it did not bring, another would not."""
         self._index: Index | None = None
         self._indexed_at = 0.0
         self._failures = 0
@@ -73,6 +75,7 @@ class Series:
         if now - self.active > RECENT and self.archive is None:
             self._opened.clear()
             self.opened_bytes = self.brought = 0
+            self._done = False
         self.active = now
         self.siblings = siblings
         known = self._opened.get(path)
@@ -86,8 +89,14 @@ class Series:
         """A file was closed. Lock held."""
         self.active = self._context.clock()
 
-    def look(self, path: str, end: int) -> None:
-        """Bytes of a file, up to ``end``, are wanted and not there. No lock held."""
+    def reached(self, path: str, position: int) -> None:
+        """A file was read up to there. Lock held."""
+        opened = self._opened.get(path)
+        if opened is not None:
+            opened.extent = max(opened.extent, position)
+
+    def look(self, path: str) -> None:
+        """Bytes of a file are wanted and not there. No lock held."""
         context = self._context
         with context.lock:
             now = self.active = context.clock()
@@ -95,7 +104,6 @@ class Series:
             if opened is None:
                 opened = self._opened[path] = _Opened(now, 0, cached=False)
             opened.round = self._round
-            opened.extent = max(opened.extent, end)
             if self.archive is not None or len(self._opened) < 2:
                 return
             if self._index is not None and now - self._indexed_at < FRESH:
@@ -136,14 +144,12 @@ class Series:
         return allowance(self.opened_bytes) - self.brought
 
     def _pays(self, now: float) -> bool:
-        if self._index is None:
+        if self._index is None or self._done:
             return False
         if self._failures and now - self._failed_at > self._context.tuning.forget:
             self._failures = 0
         recent = [
-            opened
-            for opened in itertools.islice(reversed(self._opened.values()), NEWEST)
-            if opened.at >= now - RECENT
+            opened for opened in itertools.islice(reversed(self._opened.values()), NEWEST) if opened.at >= now - RECENT
         ]
         wanted = [opened for opened in recent if opened.round == self._round and not opened.cached]
         walk = Walk(
@@ -152,7 +158,7 @@ class Series:
             largest=self._index.largest,
             wanted=len(wanted),
             cached=sum(opened.cached for opened in recent),
-            thorough=sum(2 * opened.extent >= opened.size for opened in wanted),
+            thorough=sum(4 * opened.extent >= opened.size for opened in wanted),
             seconds=wanted[0].at - wanted[1].at if len(wanted) > 1 else 0.0,
             failures=self._failures,
         )
@@ -172,6 +178,7 @@ class Series:
         self.archive = None
         self._round += 1
         self._book.archives.remove(archive)
+        self._done = error is None and not archive.cancelled
         if error is not None:
             fatal = isinstance(error, (AccessDenied, LoginFailed, NotFound))
             self._failures = FAILURES if fatal else self._failures + 1

@@ -98,6 +98,8 @@ class Workers:
 
     def _staff(self) -> None:
         """See to it that there is a thread for what waits."""
+        if self.closing:
+            return
         queued = len(self._urgent) + len(self._later)
         if self._idle:
             self._work.notify()
@@ -139,6 +141,7 @@ class Workers:
                     self._idle -= 1
                 if self.closing or self._surplus():
                     self._threads.discard(me)
+                    self._staff()  # what it was woken for must not be forgotten
                     return
                 job = (self._urgent or self._later).popleft()
                 job.touched = self._clock()
