@@ -36,13 +36,16 @@ class Threads:
         self._stopping = False
 
     def start(self) -> None:
-        for _ in range(self._start):
-            self._add(0)
+        with self._lock:
+            for _ in range(self._start):
+                self._add()
 
     def __enter__(self) -> None:
         self._waiting.append(None)
-        if self._running - len(self._waiting) < _SPARE and self._running < self._limit:
-            self._add(self._running)
+        if self._running - len(self._waiting) < _SPARE:
+            with self._lock:  # looked at once more: of two that come at once, each must find a spare thread
+                while self._running - len(self._waiting) < _SPARE and self._add():
+                    pass
 
     def __exit__(self, *_exception: object) -> None:
         self._waiting.pop()
@@ -50,20 +53,20 @@ class Threads:
     def __len__(self) -> int:
         return self._running
 
-    def _add(self, seen: int) -> None:
-        """One thread more, unless another caller has added one since ``seen`` were running."""
-        with self._lock:
-            if self._stopping or (seen and self._running != seen):
-                return
-            thread = threading.Thread(target=self._run, name=f"fuse-{self._running}", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError as problem:  # the system gives no more threads: those there are must do
-                log.warning("no more than %d threads: %s", self._running, problem)
-                self._limit = self._running
-                return
-            self._running += 1
-            self._threads.append(thread)
+    def _add(self) -> bool:
+        """One thread more, if there may be one. With the lock held."""
+        if self._stopping or self._running >= self._limit:
+            return False
+        thread = threading.Thread(target=self._run, name=f"fuse-{self._running}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as problem:  # the system gives no more threads: those there are must do
+            log.warning("no more than %d threads: %s", self._running, problem)
+            self._limit = self._running
+            return False
+        self._running += 1
+        self._threads.append(thread)
+        return True
 
     def _run(self) -> None:
         identity = threading.get_ident()

@@ -156,7 +156,9 @@ def test_a_cache_damaged_under_a_live_mount_never_yields_a_wrong_byte(tmp_path, 
     archive, data = one_file(1_000_000)
     with DemoServer(archive) as server, mounted(server.url, tmp_path / "mnt", tmp_path, loop=loop) as face:
         assert face.read(ONE_FILE) == data
-        (kept,) = [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.stat().st_size > len(data)]
+        (kept,) = [
+            path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.stat().st_size > len(data)
+        ]
         if damage == "truncate":
             os.truncate(kept, 300_000)
         elif damage == "delete":

@@ -84,6 +84,9 @@ class FakeDirectory:
         self._node.fail("readdir")
         return self._entries
 
+    def stat(self, name):
+        return None
+
     def get(self, name):
         return self._children.get(name)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import errno
 import logging
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from xnatfs import errors, fuse_fast, fuse_ops
 from xnatfs.errors import NotFound, XnatfsError
 from xnatfs.fuse_abi import OPERATIONS, StatPacker, fuse
 from xnatfs.fuse_kernel import Look, PageCache, Pages
+from xnatfs.fuse_threads import Threads
 from xnatfs.tree.nodes import Attributes, Kind
 
 OUR_ERRORS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, XnatfsError)]
@@ -159,3 +161,44 @@ class TestMemos:
             memos.grew()
             assert memos.of(b"/kept", snapshot) is kept
         assert len(memos.young) + len(memos._old) <= 30
+
+
+def test_threads_grow_while_those_there_wait():
+    """However many begin to wait at the same time, some are left to serve."""
+    serving, stop, together = threading.Semaphore(0), threading.Event(), threading.Barrier(40)
+
+    def serve():
+        serving.release()
+        stop.wait()
+
+    pool = Threads(serve, lambda: None, start=3, limit=100)
+    pool.start()
+
+    def wait():
+        together.wait()
+        with pool:
+            together.wait()
+            stop.wait()
+
+    waiters = [threading.Thread(target=wait) for _ in range(39)]
+    for waiter in waiters:
+        waiter.start()
+    together.wait()
+    together.wait()
+    assert len(pool) >= 39 + 2
+    for _ in range(len(pool)):
+        assert serving.acquire(timeout=30)
+    stop.set()
+    assert pool.stop(30, lambda: None)
+    for waiter in waiters:
+        waiter.join()
+
+
+def test_threads_stop_at_their_limit():
+    stop = threading.Event()
+    pool = Threads(stop.wait, lambda: None, start=1, limit=3)
+    pool.start()
+    with pool, pool, pool, pool:
+        assert len(pool) == 3
+    stop.set()
+    assert pool.stop(30, lambda: None)
