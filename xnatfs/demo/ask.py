@@ -93,7 +93,7 @@ def segments(path: str) -> list[str]:
     return [unquote(part).replace("[SLASH]", "/") for part in path.split("/") if part]
 
 
-class Refusal(Exception):  # noqa: N818 - a way to answer; nothing has gone wrong in here
+class Refusal(Exception):
     """An answer that is no data: status, message, and whose page says it."""
 
     def __init__(self, status: int, message: str = "", *, tomcat: bool = False) -> None:
