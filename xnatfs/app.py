@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import platformdirs
 
 import xnatfs
-from xnatfs import credentials, daemon, fuse_mount, logs
+from xnatfs import credentials, daemon, fuse_mount, logs, refreshing
 from xnatfs.cache.store import Limits, Store
 from xnatfs.credentials import Credentials
 from xnatfs.deadlines import Deadline
@@ -42,8 +42,11 @@ log = logging.getLogger(__name__)
 Ask = Callable[[str, bool], str]
 """Puts a question to a person; the answer is hidden if True."""
 
-LISTING_THREADS = 8
-"""Listings under way at a time; a session needs two side by side."""
+LISTING_THREADS = 16
+"""Listings under way at a time; a session needs two side by side, and some may hang."""
+
+STALL_SECONDS = 20.0
+"""A server that sends nothing for so long is asked anew."""
 
 END_SECONDS = 30.0
 """How long ``umount`` waits for the process behind a mount to end its session and close its cache."""
@@ -86,6 +89,7 @@ class App:
             self.login,
             verify=verify if isinstance(verify, bool) else str(verify),
             proxy=settings.proxy.value.reveal() if settings.proxy.value else None,
+            read_timeout=min(STALL_SECONDS, settings.metadata_timeout.value, settings.read_timeout.value),
             connections=settings.parallel.value + LISTING_THREADS,
             stats=self.stats,
         )
@@ -113,6 +117,7 @@ class App:
             timing=Timing(settings.ttl.value, settings.metadata_timeout.value, settings.read_timeout.value),
             status=self.status,
             series=settings.series.value,
+            scan_names=settings.scan_names.value,
         )
         self._archive = archive
 
@@ -367,7 +372,15 @@ def serve(plan: Plan, login: Credentials | None, live: Callable[[], None]) -> No
             app = ends.enter_context(App(settings, login))
             app.check()
         log.info("mounting on %s", plan.point)
-        fuse_loop.mount(app.vfs, plan.point, loop=settings.loop.value, options=plan.options, ready=live)
+        with refreshing.on_hangup(app.vfs):
+            fuse_loop.mount(
+                app.vfs,
+                plan.point,
+                loop=settings.loop.value,
+                options=plan.options,
+                ready=live,
+                forget=app.vfs.on_refresh,
+            )
         log.info("unmounted from %s", plan.point)
 
 

@@ -10,16 +10,20 @@ asked one resource at a time until a second one is opened.
 
 from __future__ import annotations
 
+import posixpath
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from xnatfs.cache.listings import Key, Listing, Listings, Pending
 from xnatfs.deadlines import Clock, Deadline
 from xnatfs.errors import NameTooLong, NotADirectory, NotFound, ServerFault
-from xnatfs.tree import attributes, layout, names
+from xnatfs.metadata import Metadata
+from xnatfs.tree import layout, names
 from xnatfs.tree.directory import Children, Directory
-from xnatfs.tree.nodes import Address, DirNode, Kind, Level, LinkNode, Node, TextNode, inode
+from xnatfs.tree.nodes import Address, DirNode, Level, LinkNode, Node
+from xnatfs.walks import Walker
 from xnatfs.xnat.records import (
     Assessor,
     Experiment,
@@ -38,8 +42,9 @@ DEEP_FILES = 5000
 
 _SIZE = "size"
 
-SNAPSHOTS = 4096
-"""Directories kept assembled; the listings that they come from are kept, and bounded, on their own."""
+SNAPSHOTS, OVERHEAD = 400_000, 16
+"""Entries of all directories kept assembled, and what a directory counts beside its own; the listings that they come
+from are kept, and bounded, on their own. The largest directory is kept even if it has more."""
 
 
 class Archive(Protocol):
@@ -54,8 +59,8 @@ class Archive(Protocol):
     def session_resources(self, experiment_id: str, *, deadline: Deadline) -> tuple[Resource, ...]: ...
     def input_resources(self, experiment_id: str, part: str, *, deadline: Deadline) -> tuple[Resource, ...]: ...
     def resources(self, container_uri: str, *, deadline: Deadline) -> tuple[Resource, ...]: ...
-    def session_files(self, experiment_id: str, *, deadline: Deadline) -> Mapping[str, tuple[FileRecord, ...]]: ...
-    def files(self, resource: Resource, *, deadline: Deadline) -> tuple[FileRecord, ...]: ...
+    def session_files(self, experiment_id: str, *, deadline: Deadline) -> Mapping[str, Sequence[FileRecord]]: ...
+    def files(self, resource: Resource, *, deadline: Deadline) -> Sequence[FileRecord]: ...
     def item(self, uri: str, *, deadline: Deadline) -> bytes: ...
     def size(self, file: FileRecord, *, deadline: Deadline) -> int: ...
 
@@ -67,15 +72,25 @@ class Browser:
     """
 
     def __init__(
-        self, archive: Archive, listings: Listings, *, clock: Clock, status: Callable[[], object] | None = None
+        self,
+        archive: Archive,
+        listings: Listings,
+        *,
+        clock: Clock,
+        status: Callable[[], object] | None = None,
+        scan_names: str = "id",
     ) -> None:
         self._archive = archive
         self._listings = listings
         self._clock = clock
-        self._status = status or dict
+        self._metadata = Metadata(self, clock, status or dict)
+        self._scan_types = scan_names == "type"
         self._lock = threading.Lock()
         self._snapshots: dict[Address, Directory] = {}
+        self._held = 0
         self._singles: dict[str, set[str]] = {}
+        self._refreshes = 0
+        self._walker = Walker(getattr(archive, "bulk", None), listings, self._survey, ttl=listings.ttl, clock=clock)
 
     # -- walking ------------------------------------------------------------------------------------------------
 
@@ -92,6 +107,9 @@ class Browser:
             parent = node
             node = self.child(parent, name, deadline)
             if isinstance(node, LinkNode) and (follow or depth < len(steps)):
+                if "/" in node.target:
+                    whole = [*steps[: depth - 1], node.target, *steps[depth:]]
+                    return self.walk(posixpath.normpath("/" + "/".join(whole)), deadline, follow=follow)
                 node = self.child(parent, node.target, deadline)
         return node
 
@@ -122,32 +140,55 @@ class Browser:
         known = self.snapshot(node.address)
         if known is not None:
             return known
+        began = self._refreshes
         children, expires = _BUILD[node.address.level](self, node, deadline)
         directory = Directory(node, children, expires)
         with self._lock:
-            self._snapshots.pop(node.address, None)
-            while len(self._snapshots) >= SNAPSHOTS:
-                del self._snapshots[next(iter(self._snapshots))]
+            if began != self._refreshes:  # assembled, at least in part, from what was to be forgotten meanwhile
+                directory.expires = float("-inf")
+                return directory
+            self._drop(node.address)
+            self._held += len(directory) + OVERHEAD
             self._snapshots[node.address] = directory
+            while self._held > SNAPSHOTS and len(self._snapshots) > 1:
+                self._drop(next(iter(self._snapshots)))
         return directory
 
-    def forget(self, address: Address) -> None:
-        """Forget what is known of a directory and of everything below it."""
+    def _drop(self, address: Address) -> None:
+        before = self._snapshots.pop(address, None)
+        if before is not None:
+            self._held -= len(before) + OVERHEAD
+
+    def forget(self, address: Address, *, recursive: bool = True) -> None:
+        """Forget what is known of a directory, and of everything below it if ``recursive``.
+
+        Listings are of a project or of a session, so that is what is forgotten: below a session all of the session,
+        with the lists of subjects and sessions that lead to it if ``recursive``; above it all of the project.
+        """
 
         def concerned(key: Key) -> bool:
-            if address.level is Level.ROOT or key.kind == _SIZE:
+            if key.kind == _SIZE or (address.level is Level.ROOT and recursive):
                 return True
+            if address.level is Level.ROOT or key.kind == "projects":
+                return key.kind == "projects" and (
+                    address.level is Level.ROOT or (address.level is Level.PROJECT and recursive)
+                )
             if key.project != address.project:
-                return key.kind == "projects" and address.level is Level.PROJECT
+                return False
+            if not recursive:
+                return key.experiment == address.experiment
             return not address.experiment or key.experiment in ("", address.experiment)
 
         with self._lock:
+            self._refreshes += 1
             stale = list(self._snapshots.values())
             self._snapshots.clear()
+            self._held = 0
             self._singles.clear()
         for directory in stale:
             directory.expires = float("-inf")  # faces keep snapshots of their own and look at this
         self._listings.forget(concerned)
+        self._walker.forget()
 
     # -- one listing each ---------------------------------------------------------------------------------------
 
@@ -188,6 +229,18 @@ class Browser:
         key = Key("item", a.project, a.experiment, uri)
         return self._ask(key, self._archive.item, uri).wait(deadline).value
 
+    def complete(self, node: Node, deadline: Deadline) -> Node:
+        """A node with everything that is known of it: a walk brings only what the names of scans need."""
+        record = node.record if isinstance(node, DirNode) else None
+        if not isinstance(node, DirNode) or not isinstance(record, Scan) or not record.partial:
+            return node
+        a = node.address
+        key = Key("scans in full", a.project, a.experiment)
+        for scan in self._ask(key, self._archive.scans, a.experiment).wait(deadline).value:
+            if scan.id == record.id:
+                return replace(node, record=scan)
+        return node
+
     # -- levels -------------------------------------------------------------------------------------------------
 
     def _root(self, _here: DirNode, deadline: Deadline) -> tuple[Children, float]:
@@ -206,13 +259,28 @@ class Browser:
         mine = experiments.derive(layout.by_subject).get(here.address.subject, [])
         return layout.subject(here, mine), experiments.expires
 
+    def _survey(self, project: str, deadline: Deadline) -> tuple[dict[str, Experiment], list[str]]:
+        """The experiments of a project, and their IDs in the order in which the mount lists them."""
+        a = Address(Level.PROJECT, project=project)
+        asked = self._subjects(a), self._experiments(a)
+        labels = {subject.id: subject.label for subject in asked[0].wait(deadline).value}
+        experiments = {one.id: one for one in asked[1].wait(deadline).value}
+
+        def place(one: Experiment) -> object:
+            subject = labels.get(one.subject_id) or one.subject_label or one.subject_id
+            return names.natural(subject), subject, names.natural(one.label)
+
+        return experiments, [one.id for one in sorted(experiments.values(), key=place)]  # type: ignore[arg-type]
+
     def _experiment(self, here: DirNode, deadline: Deadline) -> tuple[Children, float]:
+        self._walker.session(here.address.project, here.address.experiment, deadline)
         asked = self._scans(here.address), self._session_resources(here.address)
         scans, resources = asked[0].wait(deadline), asked[1].wait(deadline)
         has = any(category == "reconstructions" for category, _ in resources.derive(layout.by_owner))
-        return layout.experiment(here, scans.value, has), min(scans.expires, resources.expires)
+        return layout.experiment(here, scans.value, has, self._scan_types), min(scans.expires, resources.expires)
 
     def _assessors(self, here: DirNode, deadline: Deadline) -> tuple[Children, float]:
+        self._walker.session(here.address.project, here.address.experiment, deadline)
         key = Key("assessors", here.address.project, here.address.experiment)
         records = self._ask(key, self._archive.assessors, here.address.experiment).wait(deadline)
         return layout.assessors(here, records.value), records.expires
@@ -225,6 +293,7 @@ class Browser:
     def _part(self, here: DirNode, deadline: Deadline) -> tuple[Children, float]:
         """A scan, an assessor or a reconstruction: its resources."""
         a = here.address
+        self._walker.session(a.project, a.experiment, deadline)
         resources = self._session_resources(a)
         inputs = None if a.level is Level.SCAN else self._inputs(a)
         answer = resources.wait(deadline)
@@ -249,15 +318,18 @@ class Browser:
     def _resources_of(self, a: Address, deadline: Deadline) -> tuple[list[Resource], float]:
         """Resources of a project, a subject or an experiment itself: known from the wider listing where it says."""
         if a.experiment:
+            self._walker.session(a.project, a.experiment, deadline)
             session = self._session_resources(a).wait(deadline)
             return session.derive(layout.by_owner).get(("resources", ""), []), session.expires
         uri = f"/projects/{a.project}"
         if a.subject:
             subjects = self._subjects(a).wait(deadline)
-            subject = next((one for one in subjects.value if one.id == a.subject), None)
-            if subject is not None and subject.resources is not None:
+            subject = subjects.derive(_by_id).get(a.subject)
+            if subject is None:  # only an experiment of it is shared into the project
+                return [], subjects.expires
+            if subject.resources is not None:
                 return list(subject.resources), subjects.expires
-            uri = subject.uri if subject is not None else f"{uri}/subjects/{a.subject}"
+            uri = subject.uri
         listing = self._container(a, uri).wait(deadline)
         return list(listing.value), listing.expires
 
@@ -266,17 +338,19 @@ class Browser:
         tree = listing.derive(layout.file_tree)
         if here.address.folder not in tree:
             raise NotFound(here.address.folder)
-        return layout.files(here, tree), listing.expires
+        return layout.files(here, tree, listing.value), listing.expires
 
-    def files_of(self, here: DirNode, deadline: Deadline) -> Listing[tuple[FileRecord, ...]]:
+    def files_of(self, here: DirNode, deadline: Deadline) -> Listing[Sequence[FileRecord]]:
         """All files of the resource that a RESOURCE or FOLDER directory belongs to."""
         a = here.address
         key = Key("files", a.project, a.experiment, a.resource)
         known = self._listings.peek(key)
         if known is not None:
             return known
+        key_all = Key("session files", a.project, a.experiment)
+        if a.experiment and not a.inputs:
+            self._walker.files(a.project, a.experiment, deadline)
         if a.experiment and not a.inputs and self._deep(a, deadline):
-            key_all = Key("session files", a.project, a.experiment)
             try:
                 whole = self._ask(key_all, self._archive.session_files, a.experiment).wait(deadline)
             except ServerFault:
@@ -296,7 +370,7 @@ class Browser:
         session = self._session_resources(a).wait(deadline)
         total = sum(resource.file_count or 0 for resource in session.value)
         with self._lock:
-            if len(self._singles) > SNAPSHOTS:
+            if len(self._singles) > 4096:
                 self._singles.clear()
             opened = self._singles.setdefault(a.experiment, set())
             opened.add(a.resource)
@@ -318,48 +392,24 @@ class Browser:
                 return resource
         raise NotFound(f"resource {a.resource}")
 
-    # -- .xnat --------------------------------------------------------------------------------------------------
-
     def _meta(self, here: DirNode, deadline: Deadline) -> tuple[Children, float]:
-        """``.xnat``: small files made when they are looked up, so that stat knows their size before they are opened."""
-        assert here.address.of is not None
-        above = here.address._replace(level=here.address.of, of=None)
-        described = DirNode("", above, layout.place(above), here.mtime_ns, here.record, here.stamp)
-        known = self.directory(described, deadline)
-        makers: dict[str, Callable[[], bytes]] = {
-            "children.csv": lambda: attributes.as_csv(attributes.rows(known.nodes())),
-            "children.json": lambda: attributes.as_json(attributes.rows(known.nodes())),
-        }
-        if above.level is Level.ROOT:
-            makers["status.json"] = self._status_text
-        elif isinstance(here.record, Resource):
-            record = here.record
-            makers["item.json"] = lambda: attributes.as_json(attributes.describe(record))
-        elif here.record is not None and not isinstance(here.record, FileRecord):
-            uri = here.record.uri
-            makers["item.json"] = lambda: self.item(above, uri, Deadline(deadline.seconds, self._clock))
+        return self._metadata.meta(here, deadline)
 
-        def number(name: str) -> int:
-            return inode("meta", str(here.ino), name)
-
-        def make(name: str, render: Callable[[], bytes]) -> Node:
-            return TextNode(name, render(), number(name), here.mtime_ns)
-
-        return Children(makers, {}, {}, make, lambda name, _item: (Kind.FILE, number(name))), known.expires
-
-    def _status_text(self) -> bytes:
-        """Padded with spaces, which JSON allows, so that numbers may grow between stat and read."""
-        text = attributes.as_json(self._status()).rstrip()
-        return text.ljust((len(text) // 4096 + 1) * 4096 - 1) + b"\n"
+    def _by_type(self, here: DirNode, deadline: Deadline) -> tuple[Children, float]:
+        return self._metadata.by_type(here, deadline)
 
 
-def _part_of(whole: Listing[Mapping[str, tuple[FileRecord, ...]]], resource: str) -> Listing[tuple[FileRecord, ...]]:
+def _part_of(whole: Listing[Mapping[str, Sequence[FileRecord]]], resource: str) -> Listing[Sequence[FileRecord]]:
     """One resource of a session-wide listing, with a place of its own for what is derived from it."""
-    parts: dict[str, Listing[tuple[FileRecord, ...]]] = whole.derive(_new_parts)
+    parts: dict[str, Listing[Sequence[FileRecord]]] = whole.derive(_new_parts)
     if resource not in parts:
         records = whole.value.get(resource, ())
         parts[resource] = Listing(records, None, whole.expires, 0)
     return parts[resource]
+
+
+def _by_id(subjects: Sequence[Subject]) -> dict[str, Subject]:
+    return {subject.id: subject for subject in subjects}
 
 
 def _new_parts(_value: object) -> dict[str, Any]:
@@ -381,4 +431,5 @@ _BUILD: dict[Level, Callable[[Browser, DirNode, Deadline], tuple[Children, float
     Level.RESOURCE: Browser._files,
     Level.FOLDER: Browser._files,
     Level.META: Browser._meta,
+    Level.BY_TYPE: Browser._by_type,
 }

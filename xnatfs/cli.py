@@ -186,6 +186,16 @@ def umount(mountpoint: str, lazy: bool) -> None:
 
 
 @cli.command(cls=Command)
+@click.argument("path")
+@click.option("-r", "--recursive", is_flag=True, help="And of everything below.")
+def refresh(path: str, recursive: bool) -> None:
+    """Forget what a mount knows of the directory PATH; the next look asks the server."""
+    from xnatfs import refreshing
+
+    refreshing.refresh(path, recursive=recursive)
+
+
+@cli.command(cls=Command)
 @click.argument("mountpoint", required=False)
 @click.option("--background", is_flag=True, help="Come back when it is mounted; 'xnatfs umount' ends it.")
 @click.option("--serve", is_flag=True, help="Only run the stand-in XNAT, without a mount.")

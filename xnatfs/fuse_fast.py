@@ -143,13 +143,15 @@ class Callbacks:
         if memo is None or memo.directory.expires <= self._clock():  # a refresh sets that back
             # the file system may say no without a listing, to the names that desktops probe for
             memo = self._memos.of(parent, self._vfs.directory(decode(parent) or "/", wanted=decode(name)))
-        node = memo.directory.get(decode(name))
-        if node is None:
-            if len(memo.absent) >= 1000:  # a program that probes for thousands of names
-                memo.absent.clear()
-            memo.absent.add(name)
-            raise NotFound(decode(path))
-        attributes = self._vfs.attributes(node)
+        attributes = memo.directory.stat(decode(name))
+        if attributes is None:
+            node = memo.directory.get(decode(name))
+            if node is None:
+                if len(memo.absent) >= 1000:  # a program that probes for thousands of names
+                    memo.absent.clear()
+                memo.absent.add(name)
+                raise NotFound(decode(path))
+            attributes = self._vfs.attributes(node)
         told = self._operations.told(path, attributes)
         packed = self._pack(told)
         if told is attributes:

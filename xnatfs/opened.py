@@ -77,6 +77,11 @@ class Entry(Protocol):
 
     @property
     def fileno(self) -> int: ...
+    @property
+    def label(self) -> str:
+        """Tells parts that were never compared with the digest of the whole from others such, and from the whole."""
+        ...
+
     def recheck(self) -> bool:
         """Has nobody else changed the local copy? If somebody has, nothing of it is trusted any more. One fstat."""
         ...

@@ -139,6 +139,7 @@ DAY = 86400.0
 _LEVELS = ("error", "warning", "info", "debug")
 _LEVEL = one_of(*_LEVELS)
 _LOOP = one_of("fast", "plain")
+_SCAN_NAMES = one_of("id", "type")
 
 # fmt: off
 OPTIONS: tuple[Option, ...] = (
@@ -163,6 +164,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("ttl", "--ttl", parse_seconds, 60.0, CACHE, "How long a listing counts as fresh.", "SECONDS", "60"),
     Option("series", "--no-series", parse_flag, True, CACHE, "Never fetch a whole series as one archive.",
            fixed=False),
+    Option("scan_names", "--scan-names", _SCAN_NAMES, "id", CACHE, "Show a scan as 3 or as 3-T1w; both are found.",
+           "id|type", "id"),
     Option("fuse_options", "-o", parse_texts, (), MOUNT, "Mount options of FUSE, such as allow_other.", "OPT,OPT"),
     Option("loop", "--loop", _LOOP, "fast", MOUNT, "FUSE loop: ours, or fusepy's own.", "fast|plain", "fast"),
     Option("log_file", "--log-file", parse_path, None, LOGGING, "Log file of a mount in the background.",

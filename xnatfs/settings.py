@@ -58,6 +58,7 @@ class Settings:
     min_free: Sourced[int | None]
     ttl: Sourced[float]
     series: Sourced[bool]
+    scan_names: Sourced[str]
     loop: Sourced[str]
     fuse_options: Sourced[tuple[str, ...]]
     log_file: Sourced[Path | None]

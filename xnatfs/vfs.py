@@ -24,10 +24,12 @@ from xnatfs.deadlines import Clock, Deadline
 from xnatfs.errors import InvalidRequest, IsADirectory, NoAttribute, NotADirectory, NotFound
 from xnatfs.opened import ArchiveFile, Entry, Member, OpenFile, Reader, Siblings, TextFile
 from xnatfs.stats import Stats
-from xnatfs.tree import attributes
+from xnatfs.tree import attributes, layout
 from xnatfs.tree.directory import Directory
 from xnatfs.tree.nodes import Attributes, DirNode, FileNode, LinkNode, Node, TextNode, kind_of
 from xnatfs.xnat.records import FileRecord
+
+_NOWHERE = TextNode("", b"", 0)
 
 
 class Store(Protocol):
@@ -76,6 +78,7 @@ class Vfs:
         clock: Clock = time.monotonic,
         status: Callable[[], object] | None = None,
         series: bool = True,
+        scan_names: str = "id",
     ) -> None:
         self._timing = timing or Timing()
         self._store = store
@@ -84,7 +87,8 @@ class Vfs:
         self._cache_dir = cache_dir
         self._series = series
         self._listings = Listings(submit, clock=clock, stats=stats, ttl=self._timing.ttl)
-        self._browser = Browser(archive, self._listings, clock=clock, status=status)
+        self._told: list[Callable[[], None]] = []
+        self._browser = Browser(archive, self._listings, clock=clock, status=status, scan_names=scan_names)
 
     def _soon(self) -> Deadline:
         return Deadline(self._timing.metadata, self._clock)
@@ -126,14 +130,17 @@ class Vfs:
         return node.target
 
     def listxattr(self, path: str) -> list[str]:
-        return list(attributes.xattrs(self.lookup(path, follow=True)))
+        return list(self._xattrs(path))
+
+    def _xattrs(self, path: str) -> dict[str, bytes]:
+        return attributes.xattrs(self._browser.complete(self.lookup(path, follow=True), self._soon()))
 
     def getxattr(self, path: str, name: str) -> bytes:
         """Raises `NoAttribute`. Only names below ``user.xnat.`` are ever looked for."""
         if not name.startswith(attributes.PREFIX):
             raise NoAttribute(name)
         try:
-            return attributes.xattrs(self.lookup(path, follow=True))[name]
+            return self._xattrs(path)[name]
         except KeyError:
             raise NoAttribute(name) from None
 
@@ -145,13 +152,26 @@ class Vfs:
             return Space(0, 0)
         return Space(disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize)
 
-    def refresh(self, path: str = "/") -> None:
-        """Forget what is known of a directory and of all below it; the next look asks the server."""
-        node = self.lookup(path, follow=True)
-        if not isinstance(node, DirNode):
-            node = self.lookup(path.rpartition("/")[0] or "/", follow=True)
-        assert isinstance(node, DirNode)
-        self._browser.forget(node.address)
+    def refresh(self, path: str = "/", recursive: bool = True) -> None:
+        """Forget what is known of a directory, and of all below it if ``recursive``; the next look asks the server.
+
+        For a file, or a path that is not known (yet), this is the nearest directory above.
+        """
+        while True:
+            try:
+                node: Node = layout.ROOT if path in ("", "/") else self.lookup(path, follow=True)
+            except (NotFound, NotADirectory):
+                node = layout.ROOT if path in ("", "/") else _NOWHERE
+            if isinstance(node, DirNode):
+                break
+            path = path.rstrip("/").rpartition("/")[0]
+        self._browser.forget(node.address, recursive=recursive)
+        for tell in self._told:
+            tell()
+
+    def on_refresh(self, tell: Callable[[], None]) -> None:
+        """Call ``tell`` after each refresh: for faces that know things by themselves, as the kernel does."""
+        self._told.append(tell)
 
     def close(self) -> None:
         """Make every call that waits fail now: the mount is ending. What was open may still be closed."""
@@ -165,6 +185,9 @@ class Vfs:
         deadline = self._soon()
         node = self._browser.walk(path, deadline, follow=True)
         if isinstance(node, TextNode):
+            if node.action:
+                above = path.rstrip("/").rpartition("/")[0].rpartition("/")[0]
+                self.refresh(above or "/", node.action == "refresh-all")
             return TextFile(node.name, node.content, f"{node.ino}:{self._clock()}")
         if not isinstance(node, FileNode):
             raise IsADirectory(path)
@@ -179,7 +202,8 @@ class Vfs:
         except BaseException:
             entry.release()
             raise
-        return ArchiveFile(size, node.version, entry, reader, self._read_deadline)
+        # pages that the kernel has of parts that were never verified as a whole must not become part of one
+        return ArchiveFile(size, f"{node.version}:{entry.label}", entry, reader, self._read_deadline)
 
     def _size(self, node: Node) -> int:
         if isinstance(node, TextNode):

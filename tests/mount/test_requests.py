@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 
+import pandas
 import pytest
 from support.faces import mounted
 from support.studies import SESSION, one_session
 
-from xnatfs.demo import DemoServer
+from xnatfs.demo import Archive, DemoServer, bulk_project
 
 pytestmark = pytest.mark.mount
 
@@ -122,3 +123,82 @@ def test_many_readers_of_one_file_cause_one_download(tmp_path):
             assert all(got == data for got in pool.map(lambda _: face.read(ONE_FILE), range(16)))
         sent = sum(r.bytes_sent for r in server.requests if "/files/" in r.path)
         assert sent <= 1.1 * len(data)
+
+
+def test_a_session_costs_two_and_its_scans_nothing_more(server, mnt):
+    sh("ls P/S", mnt)
+    server.reset_log()
+    sh("ls -l .", f"{mnt}{SESSION}")
+    assert len(asked(server)) == 2
+    sh("ls -l 1 2 3 resources", f"{mnt}{SESSION}")
+    assert len(asked(server)) == 2
+    sh("ls 1/DICOM", f"{mnt}{SESSION}")
+    assert len(asked(server)) == 3
+    sh("ls -l [0-9]*/DICOM [0-9]*/NIFTI", f"{mnt}{SESSION}")
+    assert len(asked(server)) == 3
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    archive = Archive()
+    bulk_project(archive, sessions=40, scans=2, resources=2, files=5)
+    base = tmp_path_factory.mktemp("many")
+    with DemoServer(archive) as server:
+        yield server, base
+
+
+@pytest.fixture
+def project(many, tmp_path):
+    server, _ = many
+    with mounted(server.url, tmp_path / "mnt", tmp_path, "--ttl", "600") as face:
+        server.reset_log()
+        yield server, f"{face.root}/MANY"
+
+
+def test_find_over_a_project_asks_for_many_sessions_at_once(project):
+    server, path = project
+    assert sh("find . -type f | wc -l", path).strip() == "800"
+    assert len(asked(server)) <= 24, asked(server)
+    server.reset_log()
+    assert sh("find . -type f | wc -l", path).strip() == "800"
+    assert asked(server) == []
+
+
+def test_looking_into_every_session_asks_for_no_files(project):
+    server, path = project
+    sh("ls -d */*/*", path)
+    assert len(asked(server)) <= 12, asked(server)
+    assert not any("/files" in line for line in asked(server))
+
+
+def test_the_table_of_a_project_costs_what_its_listing_does(project):
+    server, path = project
+    table = pandas.read_csv(f"{path}/.xnat/children.csv")
+    assert len(asked(server)) == 2
+    assert len(table) == 40
+    assert set(table["entry"]) == {name for name in os.listdir(path) if name != "resources"}
+
+
+def test_tables_of_sessions_and_scans_are_read_by_pandas(server, mnt):
+    scans = pandas.read_csv(f"{mnt}{SESSION}/.xnat/children.csv", dtype=str).set_index("entry")
+    assert list(scans.loc["3", ["id", "type", "series_description"]]) == ["3", "T1", "t1"]
+    assert {"quality", "frames", "note", "xsi_type"} <= set(scans.columns)
+    files = pandas.read_csv(f"{mnt}{SESSION}/1/DICOM/.xnat/children.csv")
+    assert files["size"].sum() == 200 * 2048
+
+
+def test_completing_a_name_costs_what_a_listing_does(project):
+    server, path = project
+    assert sh(f"bash -c 'compgen -f {path}/s0000'", "/").splitlines()
+    assert len(asked(server)) == 2
+
+
+def test_a_file_manager_costs_what_a_listing_does(project):
+    server, path = project
+    for probe in (".directory", ".hidden", ".xdg-volume-info", "autorun.inf", ".Trash-0", "._.", "desktop.ini"):
+        assert not os.path.exists(f"{path}/{probe}")
+    for name in os.listdir(path):
+        os.stat(f"{path}/{name}")
+        os.listxattr(f"{path}/{name}")
+        os.access(f"{path}/{name}", os.R_OK | os.X_OK)
+    assert len(asked(server)) == 2

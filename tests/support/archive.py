@@ -132,6 +132,7 @@ class MemoryStore:
 
 class _Entry:
     sound = complete = True
+    label = ""
 
     def __init__(self, store, identity):
         self.store = store

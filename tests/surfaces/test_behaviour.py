@@ -116,7 +116,7 @@ def test_the_metadata_directory_is_unlisted_and_holds_tables_and_documents(face,
     session = next(e for e in demo.archive.experiments.values() if len(e.scans) > 1)
     top = f"/{session.project.id}/{session.subject.label}/{session.label}"
     assert ".xnat" not in face.listdir(top)
-    assert face.listdir(f"{top}/.xnat") == ["children.csv", "children.json", "item.json"]
+    assert face.listdir(f"{top}/.xnat") == ["by-type", "children.csv", "children.json", "item.json"]
     rows = list(csv.DictReader(io.StringIO(face.read(f"{top}/.xnat/children.csv").decode(), newline="")))
     assert sorted(row["id"] for row in rows) == sorted(session.scans)
     assert json.loads(face.read(f"{top}/.xnat/children.json"))

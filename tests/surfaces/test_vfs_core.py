@@ -275,3 +275,83 @@ def test_the_members_of_a_resource_are_what_an_archive_of_it_brings(vfs, archive
 def test_space_is_that_of_the_cache_and_needs_no_network(vfs, archive):
     assert vfs.statfs().total > 0
     assert not archive.calls
+
+
+@pytest.fixture
+def typed(archive, store, clock, tmp_path):
+    return Vfs(
+        archive,
+        store,
+        NoTransfers(),
+        submit=lambda fn, *args: fn(*args),
+        stats=Stats(),
+        cache_dir=tmp_path,
+        clock=clock,
+        scan_names="type",
+    )
+
+
+def test_scans_may_be_called_by_type_and_either_name_is_found(vfs, typed):
+    assert names(typed, "/P/sub-01/MR1")[:2] == ["1-T1", "2"]
+    assert typed.readlink("/P/sub-01/MR1/1") == "1-T1"
+    assert names(typed, "/P/sub-01/MR1/1") == names(vfs, "/P/sub-01/MR1/1") == names(vfs, "/P/sub-01/MR1/1-T1")
+    assert vfs.readlink("/P/sub-01/MR1/1-T1") == "1"
+    assert names(vfs, "/P/sub-01/MR1")[:2] == ["1", "2"]
+    with pytest.raises(NotFound):
+        vfs.lookup("/P/sub-01/MR1/2-T1")
+
+
+@pytest.mark.parametrize("face", ["vfs", "typed"])
+def test_scans_are_found_by_type(face, request):
+    vfs = request.getfixturevalue(face)
+    there = "/P/sub-01/MR1/.xnat/by-type"
+    assert names(vfs, there) == ["T1", "untyped"]
+    (link,) = names(vfs, f"{there}/T1")
+    assert vfs.readlink(f"{there}/T1/{link}") == f"../../../{link}"
+    assert names(vfs, f"{there}/T1/{link}") == names(vfs, "/P/sub-01/MR1/1")
+    assert vfs.lookup(f"{there}/T1/{link}/DICOM/a.bin").name == "a.bin"
+    with pytest.raises(NotFound):
+        vfs.directory(f"{there}/T9")
+
+
+def test_a_refresh_of_one_directory_keeps_what_is_below(vfs, archive):
+    names(vfs, "/P/sub-01/MR1/1/DICOM")
+    before = archive.calls.copy()
+    vfs.refresh("/P", recursive=False)
+    names(vfs, "/P/sub-01/MR1/1/DICOM")
+    assert dict(archive.calls - before) == {"subjects": 1, "experiments": 1}
+
+
+def test_a_refresh_of_a_path_that_is_not_known_refreshes_what_is_above(vfs, archive):
+    names(vfs, "/P")
+    vfs.refresh("/P/new/thing")
+    names(vfs, "/P")
+    assert archive.calls["subjects"] == 2
+
+
+def test_opening_the_control_file_refreshes_and_tells_the_faces(vfs, archive):
+    told = []
+    vfs.on_refresh(lambda: told.append(1))
+    names(vfs, "/P")
+    vfs.getattr("/P/.xnat/refresh")
+    assert not told
+    opened = vfs.open("/P/.xnat/refresh")
+    assert opened.read(0, 100) == b"refreshed\n"
+    opened.close()
+    assert told == [1]
+    names(vfs, "/P")
+    assert archive.calls["subjects"] == 2
+
+
+def test_what_was_assembled_while_it_was_refreshed_is_not_kept(vfs, archive, clock):
+    original = archive.subjects
+
+    def subjects(project, *, deadline):
+        answer = original(project, deadline=deadline)
+        if archive.calls["subjects"] == 1:
+            vfs.refresh("/")
+        return answer
+
+    archive.subjects = subjects
+    assert vfs.directory("/P").expires < clock()
+    assert vfs.directory("/P").expires > clock()

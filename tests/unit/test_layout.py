@@ -49,7 +49,11 @@ def resource_dir(records):
     )
     resource = Resource("123", "DICOM", "/experiments/XNAT_E1/scans/3/resources/123")
     node = descend(open_dir(layout.resources(scan, [resource]), scan), "DICOM")
-    return node, layout.file_tree(records)
+    return node, (layout.file_tree(records), records)
+
+
+def files_of(here, resource):
+    return layout.files(here, *resource)
 
 
 def file(path, digest="", size=3):
@@ -97,8 +101,8 @@ def test_an_experiment_shared_without_its_subject_is_reachable():
 def test_times_come_from_the_archive_and_a_changed_digest_changes_them():
     node, tree = resource_dir([file("a.dcm", "0123456789abcdef0123456789abcdef")])
     _, changed = resource_dir([file("a.dcm", "1123456789abcdef0123456789abcdef")])
-    before = open_dir(layout.files(node, tree), node).get("a.dcm")
-    after = open_dir(layout.files(node, changed), node).get("a.dcm")
+    before = open_dir(files_of(node, tree), node).get("a.dcm")
+    after = open_dir(files_of(node, changed), node).get("a.dcm")
     assert before.mtime_ns // 10**9 == after.mtime_ns // 10**9 == 2000
     assert before.mtime_ns != after.mtime_ns
     assert before.ino == after.ino
@@ -107,22 +111,22 @@ def test_times_come_from_the_archive_and_a_changed_digest_changes_them():
 def test_inode_numbers_do_not_depend_on_what_else_is_listed():
     node, few = resource_dir([file("a")])
     _, many = resource_dir([file("b"), file("a"), file("c/d")])
-    assert open_dir(layout.files(node, few), node).get("a").ino == open_dir(layout.files(node, many), node).get("a").ino
+    assert open_dir(files_of(node, few), node).get("a").ino == open_dir(files_of(node, many), node).get("a").ino
 
 
 def test_files_of_one_name_in_two_folders_and_a_file_that_is_a_folder_as_well():
     node, tree = resource_dir([file("a/x"), file("b/x"), file("a"), file("deep/er/x")])
-    listing = open_dir(layout.files(node, tree), node)
+    listing = open_dir(files_of(node, tree), node)
     assert sorted(listing.names()) == ["a", "a~file", "b", "deep"]
     assert [kind for name, kind, _ in listing.entries() if name == "a"] == [Kind.DIRECTORY]
     deep = descend(listing, "deep")
-    assert open_dir(layout.files(deep, tree), deep).names() == ["er"]
+    assert open_dir(files_of(deep, tree), deep).names() == ["er"]
 
 
 def test_paths_that_a_hostile_server_may_list_stay_inside_the_resource():
     hostile = ["../../evil", "./x", "a//b", "/etc/passwd", "dir/", "x\0y", "/".join("d" for _ in range(3000)) + "/f"]
     node, tree = resource_dir([file(path) for path in hostile])
-    listing = open_dir(layout.files(node, tree), node)
+    listing = open_dir(files_of(node, tree), node)
     assert sorted(listing.names()) == ["%2E", "%2E%2E", "a", "d", "dir", "x%00y"]
 
 
@@ -141,7 +145,7 @@ def test_every_file_of_a_resource_is_reached_exactly_once(paths):
     found = []
 
     def visit(here):
-        listing = open_dir(layout.files(here, tree), here)
+        listing = open_dir(files_of(here, tree), here)
         assert len(set(listing.names())) == len(listing.names())
         for child in listing.nodes():
             if isinstance(child, FileNode):

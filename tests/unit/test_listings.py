@@ -183,3 +183,21 @@ def test_closing_fails_those_who_wait(clock):
     with pytest.raises(Unreachable, match="ending"):
         pending.wait(Deadline(5))
     later.run()
+
+
+def test_what_was_asked_for_before_a_refresh_is_not_kept_after_it():
+    listings = Listings(at_once, clock=Clock(), stats=Stats())
+    key, since = Key("files", "P"), listings.forgotten
+    listings.put(key, (1, 2), since=since)
+    assert listings.peek(key).value == (1, 2)
+    listings.forget(lambda _: True)
+    listings.put(key, (1, 2), since=since)
+    assert listings.peek(key) is None
+
+
+def test_an_answer_that_came_with_another_one_expires_with_it():
+    clock = Clock()
+    listings = Listings(at_once, clock=clock, stats=Stats(), ttl=60)
+    listings.put(Key("scans", "P"), (1,), expires=clock.now + 5)
+    clock.now += 6
+    assert listings.peek(Key("scans", "P")) is None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from xnatfs.tree.nodes import DirNode, Kind, LinkNode, Node, inode, kind_of
+from xnatfs.tree.nodes import Attributes, DirNode, Kind, LinkNode, Node, inode, kind_of
 
 
 def _is_node(_name: str, item: Any) -> Node:
@@ -29,10 +29,14 @@ class Children:
     items: Mapping[str, Any]
     links: Mapping[str, str] = field(default_factory=dict)
     """ID -> listed name: found by look-up, never listed."""
-    hidden: Mapping[str, DirNode] = field(default_factory=dict)
+    hidden: Mapping[str, Node] = field(default_factory=dict)
     """Found by look-up, never listed: ``.xnat`` and its like."""
     make: Callable[[str, Any], Node] = _is_node
     brief: Callable[[str, Any], tuple[Kind, int]] = _brief
+    briefs: Callable[[], list[tuple[str, Kind, int]]] | None = None
+    """The same for everything listed at once, where that is quicker."""
+    stat: Callable[[str, Any], Attributes | None] | None = None
+    """What `Attributes` an item has, without making its node; None where that takes more."""
 
 
 class Directory:
@@ -55,8 +59,11 @@ class Directory:
     def entries(self) -> Sequence[tuple[str, Kind, int]]:
         """``(name, kind, inode number)`` of everything listed, built once."""
         if self._entries is None:
-            brief = self._children.brief
-            self._entries = [(name, *brief(name, item)) for name, item in self._children.items.items()]
+            brief, briefs = self._children.brief, self._children.briefs
+            if briefs is not None:
+                self._entries = briefs()
+            else:
+                self._entries = [(name, *brief(name, item)) for name, item in self._children.items.items()]
         return self._entries
 
     def nodes(self) -> list[Node]:
@@ -64,8 +71,16 @@ class Directory:
         make = self._children.make
         return [make(name, item) for name, item in self._children.items.items()]
 
+    def stat(self, name: str) -> Attributes | None:
+        """The attributes of a listed name, if they can be told without making its node."""
+        children = self._children
+        if children.stat is None:
+            return None
+        item = children.items.get(name)
+        return None if item is None else children.stat(name, item)
+
     def get(self, name: str) -> Node | None:
-        """The node of a listed name; else a link for an ID, or an unlisted directory; else None."""
+        """The node of a listed name; else a link for an ID, or an unlisted node; else None."""
         children = self._children
         item = children.items.get(name)
         if item is not None:

@@ -17,12 +17,15 @@ where there is something in them; asked for by name they are always found.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from xnatfs.tree import names
 from xnatfs.tree.directory import Children
-from xnatfs.tree.nodes import Address, DirNode, FileNode, Kind, Level, Node, inode
+from xnatfs.tree.nodes import Address, Attributes, DirNode, FileNode, Kind, Level, LinkNode, Node, inode
+from xnatfs.xnat.filelist import FileList, paths_of, record_at
 from xnatfs.xnat.records import (
     Assessor,
     Experiment,
@@ -175,14 +178,58 @@ def subject(here: DirNode, experiments: Iterable[Experiment]) -> Children:
 _SESSION_LEVELS = [Level.RESOURCES, Level.ASSESSORS]
 
 
-def experiment(here: DirNode, scans: Iterable[Scan], has_reconstructions: bool) -> Children:
+def slug(text: str) -> str:
+    """A scan's type as part of a name: ``T1w MPRAGE (2)`` -> ``T1w_MPRAGE_2``; empty when nothing is left."""
+    return re.sub(r"[^\w.+-]+", "_", text).strip("_.")
+
+
+def experiment(here: DirNode, scans: Sequence[Scan], has_reconstructions: bool, by_type: bool = False) -> Children:
+    """A session. ``by_type`` calls a scan ``3-T1w`` and not ``3``; the other name is a link in either case."""
+    idents = {scan.id for scan in scans}
+
+    def long(scan: Scan) -> str:
+        kind = slug(scan.type)
+        name = f"{scan.id}-{kind}"
+        return name if kind and name not in idents else scan.id  # scan 3 of type MR2 beside a scan 3-MR2
+
     def member(scan: Scan) -> _Member:
         address = here.address.at(Level.SCAN, part=scan.id, part_level=Level.SCAN)
-        return scan.id, scan.id, lambda name: _dir(here, name, address, scan)
+        return long(scan) if by_type else scan.id, scan.id, lambda name: _dir(here, name, address, scan)
 
     more = [Level.RECONSTRUCTIONS]
     listed = _SESSION_LEVELS + more if has_reconstructions else _SESSION_LEVELS
-    return _children(here, [member(scan) for scan in scans], listed, [] if has_reconstructions else more)
+    children = _children(here, [member(scan) for scan in scans], listed, [] if has_reconstructions else more)
+    if by_type:
+        return children
+    reserved = {*RESERVED, META}
+    shown = {item.record.id: name for name, item in children.items.items() if isinstance(item.record, Scan)}
+    aliases = {names.fitted(names.shown(long(scan))): shown[scan.id] for scan in scans if scan.id in shown}
+    links = {name: target for name, target in aliases.items() if name not in children.items and name not in reserved}
+    return replace(children, links={**links, **children.links})
+
+
+BY_TYPE = "by-type"
+
+
+def by_type(meta: DirNode) -> DirNode:
+    """The directory of links that stands in the ``.xnat`` of a session."""
+    return _dir(meta, BY_TYPE, meta.address.at(Level.BY_TYPE))
+
+
+def types(here: DirNode, listed: Iterable[Node]) -> Children:
+    """``by-type``: a directory for each type of scan, and in it links to the scans as the session lists them."""
+    groups: dict[str, list[str]] = {}
+    for node in listed:
+        if isinstance(node, DirNode) and isinstance(node.record, Scan):
+            groups.setdefault(slug(node.record.type) or "untyped", []).append(node.name)
+    if not here.address.folder:
+        folders = {name: _dir(here, name, here.address._replace(folder=name)) for name in sorted(groups)}
+        return Children(folders)
+    links = groups.get(here.address.folder, [])
+    made = {
+        name: LinkNode(name, f"../../../{name}", inode("by-type", str(here.ino), name), here.mtime_ns) for name in links
+    }
+    return Children(made)
 
 
 def assessors(here: DirNode, records: Iterable[Assessor]) -> Children:
@@ -223,26 +270,31 @@ def resources(here: DirNode, records: Iterable[Resource], has_inputs: bool = Fal
     return _children(here, [member(record) for record in records], listed, [] if has_inputs else inputs)
 
 
-Tree = dict[str, tuple[list[str], list[FileRecord]]]
-"""Folder path -> names of the folders in it, files in it. The resource itself is ``""``."""
+Tree = dict[str, tuple[list[str], Sequence[int]]]
+"""Folder path -> names of the folders in it, places of its files in the listing. The resource itself is ``""``."""
 
 
-def file_tree(records: Iterable[FileRecord]) -> Tree:
+def file_tree(records: Sequence[FileRecord]) -> Tree:
     """The folders of a resource.
 
     An entry listed twice counts once: both would be the same request. An absolute path is left out: it names nothing
     inside the resource.
     """
+    paths = paths_of(records)
+    if not any("/" in path for path in paths) and len(set(paths)) == len(paths):
+        return {"": ([], range(len(paths)))}
     tree: Tree = {"": ([], [])}
     seen: set[str] = set()
-    for record in records:
-        if record.path in seen or record.path.startswith("/"):
+    for place, path in enumerate(paths):
+        if path in seen or path.startswith("/"):
             continue
-        seen.add(record.path)
-        folder = record.path.rpartition("/")[0]
+        seen.add(path)
+        folder = path.rpartition("/")[0]
         if folder not in tree:
             _grow(tree, folder)
-        tree[folder][1].append(record)
+        places = tree[folder][1]
+        assert isinstance(places, list)
+        places.append(place)
     return tree
 
 
@@ -258,20 +310,32 @@ def _grow(tree: Tree, folder: str) -> None:
         tree[above][0].append(name)
 
 
-def files(here: DirNode, tree: Tree) -> Children:
+def files(here: DirNode, tree: Tree, listed: Sequence[FileRecord]) -> Children:
     """A resource or one of its folders: nodes are made when they are asked for."""
     address = here.address
-    folders, records = tree[address.folder]
-    labels = [(name, "") for name in folders] + [(record.path.rpartition("/")[2], "file") for record in records]
-    given = [names.shown(label) for label, _ in labels]
-    if len(set(given)) != len(given) or max(map(len, given), default=0) * 4 > names.NAME_MAX:
-        given = names.assign(labels)
+    folders, places = tree[address.folder]
+    paths = paths_of(listed)
+    if len(places) != len(paths):
+        paths = [paths[place] for place in places]
+    labels = [*folders, *(paths if not address.folder else (path.rpartition("/")[2] for path in paths))]
+    if (
+        not address.folder
+        and not folders
+        and isinstance(listed, FileList)
+        and listed.plain
+        and len(labels) == len(listed)
+    ):
+        given = labels
+    else:
+        given = [names.shown(label) for label in labels]
+        if len(set(given)) != len(given) or any(map(names.too_long, given)):
+            given = names.assign([(label, "" if at < len(folders) else "file") for at, label in enumerate(labels)])
     items: dict[str, Any] = {}
     for name, folder in zip(given, folders, strict=False):
         path = f"{address.folder}/{folder}" if address.folder else folder
         below = address.at(Level.FOLDER, folder=path)
         items[name] = _dir(here, name, below)
-    items.update(zip(given[len(folders) :], records, strict=True))
+    items.update(zip(given[len(folders) :], range(len(paths)), strict=True))
     seed = hashlib.blake2b("\0".join(str(part) for part in address).encode("utf-8", "surrogatepass"), digest_size=8)
 
     def number(name: str) -> int:
@@ -279,15 +343,33 @@ def files(here: DirNode, tree: Tree) -> Children:
         digest.update(name.encode("utf-8"))
         return (int.from_bytes(digest.digest(), "big") & 0x7FFF_FFFF_FFFF_FFFF) | 2
 
-    def make(name: str, item: DirNode | FileRecord) -> Node:
+    def make(name: str, item: DirNode | int) -> Node:
         if isinstance(item, DirNode):
             return item
-        return FileNode(name, item, number(name), here.mtime_ns + fingerprint(item), here.stamp)
+        record = record_at(listed, places[item], paths[item])
+        return FileNode(name, record, number(name), here.mtime_ns + fingerprint(record), here.stamp)
 
-    def brief(name: str, item: DirNode | FileRecord) -> tuple[Kind, int]:
+    def brief(name: str, item: DirNode | int) -> tuple[Kind, int]:
         return (Kind.DIRECTORY, item.ino) if isinstance(item, DirNode) else (Kind.FILE, number(name))
 
-    return Children(items, {}, {} if META in items else _hidden(here), make, brief)
+    def briefs() -> list[tuple[str, Kind, int]]:
+        listed_here = [(name, *brief(name, items[name])) for name in given[: len(folders)]]
+        copy, from_bytes, kind = seed.copy, int.from_bytes, Kind.FILE
+        for name in given[len(folders) :]:
+            digest = copy()
+            digest.update(name.encode("utf-8"))
+            listed_here.append((name, kind, from_bytes(digest.digest(), "big") & 0x7FFF_FFFF_FFFF_FFFF | 2))
+        return listed_here
+
+    def stat(name: str, item: DirNode | int) -> Attributes | None:
+        if isinstance(item, DirNode) or not isinstance(listed, FileList):
+            return None
+        size, digest = listed.brief(places[item])
+        if size < 0:
+            return None
+        return Attributes(Kind.FILE, number(name), size, here.mtime_ns + digest % 1_000_000_000)
+
+    return Children(items, {}, {} if META in items else _hidden(here), make, brief, briefs, stat)
 
 
 def fingerprint(record: FileRecord) -> int:

@@ -59,6 +59,10 @@ def label_of(name: str) -> str:
     return _ESCAPED.sub(_unescape, name)
 
 
+def too_long(name: str) -> bool:
+    return len(name) * 4 > NAME_MAX and len(name.encode("utf-8")) > NAME_MAX
+
+
 def fitted(name: str, suffix: str = "") -> str:
     """``name + suffix`` in at most NAME_MAX bytes.
 

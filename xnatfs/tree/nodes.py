@@ -39,6 +39,7 @@ class Level(Enum):
     RECONSTRUCTIONS = "reconstructions"
     INPUTS = "in"
     META = ".xnat"
+    BY_TYPE = "by-type"
 
 
 class Address(NamedTuple):
@@ -58,7 +59,7 @@ class Address(NamedTuple):
     folder: str = ""
     """Raw path inside the resource, without slashes at its ends."""
     of: Level | None = None
-    """For META: the level of the directory that it describes."""
+    """For META and BY_TYPE: the level of the directory that it describes."""
 
     def at(self, level: Level, **changes: object) -> Address:
         """The address of something below this one."""
@@ -100,6 +101,8 @@ class TextNode:
     content: bytes
     ino: int
     mtime_ns: int = 0
+    action: str = ""
+    """What opening it does: ``refresh`` forgets its directory, ``refresh-all`` everything below as well."""
 
 
 @dataclass(frozen=True, slots=True)

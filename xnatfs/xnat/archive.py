@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from xnatfs.deadlines import Deadline
 from xnatfs.errors import InvalidRequest, NotFound, ServerFault
 from xnatfs.xnat import rows, urls
+from xnatfs.xnat.bulk import Bulk
 from xnatfs.xnat.catalog import MAX_CATALOG, CatalogError, parse_catalog
 from xnatfs.xnat.client import ABSENT, BAD_QUERY, NO_ROUTE, NONE, POISONED, REFUSED, Client
 from xnatfs.xnat.download import Download, Expected
@@ -63,6 +64,7 @@ class Archive:
         self._client = client
         self._lock = threading.Lock()
         self._column_choice: dict[str, int] = {}
+        self.bulk = Bulk(client)
         self._odd = OddNames(client, self.open_zip)
 
     @property
@@ -211,7 +213,7 @@ class Archive:
 
     # --- files -------------------------------------------------------------------------------------------------------
 
-    def session_files(self, experiment_id: str, *, deadline: Deadline) -> dict[str, tuple[FileRecord, ...]]:
+    def session_files(self, experiment_id: str, *, deadline: Deadline) -> dict[str, Sequence[FileRecord]]:
         """Every file of an experiment at all its levels, by resource number; one request.
 
         Raises:
@@ -225,7 +227,7 @@ class Archive:
         path = f"/experiments/{own}/files"
         return self._list(path, lambda found: rows.files(found, belongs), deadline, {"all": "true"}, title="Files")
 
-    def files(self, resource: Resource, *, deadline: Deadline) -> tuple[FileRecord, ...]:
+    def files(self, resource: Resource, *, deadline: Deadline) -> Sequence[FileRecord]:
         """The files of one resource; from its catalog where the listing is poisoned.
 
         Raises:
@@ -246,7 +248,7 @@ class Archive:
             raise NotFound(f"resource {resource.id}: not found")
         return found
 
-    def _files_at(self, resource: Resource, uri: str, deadline: Deadline) -> tuple[FileRecord, ...]:
+    def _files_at(self, resource: Resource, uri: str, deadline: Deadline) -> Sequence[FileRecord]:
         session = urls.experiment_in(uri)
 
         def belongs(base: str, resource_id: str) -> bool:
@@ -254,14 +256,14 @@ class Archive:
             through = {part for part in (other, *base.split("/")) if part}
             return resource_id == resource.id and (session is None or other == session or session in through)
 
-        def collect(found: Iterable[Row]) -> tuple[FileRecord, ...]:
+        def collect(found: Iterable[Row]) -> Sequence[FileRecord]:
             return rows.files(found, belongs).get(resource.id, ())
 
         path = urls.data(f"{uri}/files")
         listed = self._client.table(path, collect, deadline=deadline, none_on=POISONED, expect_title="Files")
         return self._catalog(uri, resource.id, deadline) if listed is None else listed
 
-    def _catalog(self, uri: str, resource_id: str, deadline: Deadline) -> tuple[FileRecord, ...]:
+    def _catalog(self, uri: str, resource_id: str, deadline: Deadline) -> Sequence[FileRecord]:
         log.info("resource %s: its listing is a server error; reading its catalog instead", resource_id)
         params = {"format": "xml"}
         document = self._client.document(urls.data(uri), params=params, deadline=deadline, limit=MAX_CATALOG)

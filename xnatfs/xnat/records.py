@@ -86,6 +86,8 @@ class Scan:
     note: str = ""
     xsi_type: str = ""
     frames: str = ""
+    partial: bool = False
+    """Only ``id`` and ``type`` are known: it comes from a listing of many sessions."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from typing import TypeVar
 
 from xnatfs.errors import ServerFault
+from xnatfs.xnat.filelist import NO_DIGEST, FileListBuilder, Traits
 from xnatfs.xnat.records import (
     Assessor,
     Experiment,
@@ -290,8 +291,8 @@ def session_place(experiment_id: str) -> Callable[[str, str], str]:
     return place
 
 
-def files(rows: Iterable[Row], belongs: Callable[[str, str], bool]) -> dict[str, tuple[FileRecord, ...]]:
-    """File records by the number of their resource. Texts that repeat are kept once: there may be millions of rows.
+def files(rows: Iterable[Row], belongs: Callable[[str, str], bool]) -> dict[str, Sequence[FileRecord]]:
+    """File records by the number of their resource, packed: there may be millions of rows.
 
     Args:
         belongs: of the raw base (``/experiments/E/.../resources/1/files/``) and the resource's number.
@@ -299,12 +300,11 @@ def files(rows: Iterable[Row], belongs: Callable[[str, str], bool]) -> dict[str,
     Raises:
         ServerFault: a row of another container.
     """
-    bases: dict[str, tuple[str, list[FileRecord], str]] = {}
-    listed: dict[str, list[FileRecord]] = {}
-    shared: dict[str, str] = {}
-    share = shared.setdefault
+    prefixes: dict[str, Callable[[str, int, bytes, Traits], None]] = {}
+    builders: dict[tuple[str, str], FileListBuilder] = {}
+    usual: set[Traits] = set()
 
-    def place(uri: str) -> tuple[tuple[str, list[FileRecord], str], str]:
+    def place(uri: str) -> tuple[Callable[[str, int, bytes, Traits], None], str]:
         parts = split_file_uri(uri)
         if parts is None:
             raise BadRowError("URI of an unknown form")
@@ -312,51 +312,46 @@ def files(rows: Iterable[Row], belongs: Callable[[str, str], bool]) -> dict[str,
         if not belongs(base, resource_id):
             log.debug("foreign URI %.300r", uri)
             raise ServerFault("the listing of files holds rows of another container than was asked for")
-        known = (base, listed.setdefault(resource_id, []), resource_id)
-        return bases.setdefault(uri[: len(uri) - len(path)], known), path
+        builder = builders.get((resource_id, base))
+        if builder is None:
+            builder = builders[resource_id, base] = FileListBuilder(base, resource_id)
+        return prefixes.setdefault(uri[: len(uri) - len(path)], builder.add), path
 
     def one(row: Row) -> None:
-        (base, records, resource_id), path = place(needed(row, "URI", "uri"))
+        add, path = place(needed(row, "URI", "uri"))
         if not path:
             raise BadRowError("URI without a path")
         digest = cell(row, "digest").strip().lower()
-        format_, content, tags = cell(row, "file_format"), cell(row, "file_content"), cell(row, "file_tags")
-        records.append(
-            FileRecord(
-                base,
-                path,
-                number(cell(row, "Size", "size")),
-                digest if _MD5.fullmatch(digest) else "",
-                resource_id,
-                share(format_, format_),
-                share(content, content),
-                share(tags, tags),
-            )
-        )
+        size = number(cell(row, "Size", "size"))
+        traits = cell(row, "file_format"), cell(row, "file_content"), cell(row, "file_tags")
+        usual.add(traits)
+        add(path, -1 if size is None else size, bytes.fromhex(digest) if _MD5.fullmatch(digest) else NO_DIGEST, traits)
 
     def unusual() -> Iterator[Row]:
         """Takes the rows that are as always, in half the time that `one` needs; gives those that are not."""
-        is_digest = _MD5.fullmatch
+        from_hex = bytes.fromhex
         for row in rows:
             try:
                 uri, size, digest = row["URI"], row["Size"], row.get("digest", "")
                 cut = uri.index("/files/") + 7
-                base, records, resource_id = bases[uri[:cut]]
-                count = int(size) if size else None
+                add = prefixes[uri[:cut]]
+                count = int(size) if size else -1
+                packed = from_hex(digest) if digest else NO_DIGEST
                 # what int takes besides plain digits (blanks, signs, other scripts) does not come back the same
-                odd = count is not None and (str(count) != size or not 0 <= count < LARGEST)
-                if odd or len(uri) == cut or not (digest == "" or is_digest(digest)):
+                odd = size and (str(count) != size or not 0 <= count < LARGEST)
+                traits = row["file_format"], row["file_content"], row["file_tags"]
+                if traits not in usual or odd or len(uri) == cut or len(packed) != 16 or (digest and len(digest) != 32):
                     yield row
                     continue
-                format_, content, tags = (
-                    shared[row["file_format"]],
-                    shared[row["file_content"]],
-                    shared[row["file_tags"]],
-                )
-                records.append(FileRecord(base, uri[cut:], count, digest, resource_id, format_, content, tags))
+                add(uri[cut:], count, packed, traits)
             except (KeyError, ValueError, TypeError, AttributeError):
                 yield row
 
     for _ in parse(unusual(), "files", one):
         pass
-    return {resource_id: tuple(records) for resource_id, records in listed.items() if records}
+    listed: dict[str, Sequence[FileRecord]] = {}
+    for (resource_id, _), builder in builders.items():
+        if len(builder):
+            before = listed.get(resource_id)  # the same resource under two addresses: seen of assessors' on old servers
+            listed[resource_id] = builder.done() if before is None else (*before, *builder.done())
+    return listed

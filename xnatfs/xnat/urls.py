@@ -15,7 +15,7 @@ from xnatfs.errors import SettingsError
 
 _ZIP_FOLDER = re.compile(r"\.(?:zip|jar|rar|ear|gar|mrb)!?$", re.IGNORECASE)
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
-_RESOURCE = re.compile(r"^(?P<container>.*?)/resources/(?P<id>[^/]+)/files/(?P<path>.*)$", re.DOTALL)
+_RESOURCE = re.compile(r"(?P<container>.*?)/resources/(?P<id>[^/]+)/files/(?P<path>.*)\Z", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def split_file_uri(uri: str) -> tuple[str, str, str] | None:
             found = _RESOURCE.match(uri[len(prefix) - 1 :])
             if found is None:
                 return None
-            scan = re.match(r"^(/experiments/[^/]+/scans/)(.+)$", found["container"])
+            scan = re.fullmatch(r"(/experiments/[^/]+/scans/)(.+)", found["container"], re.DOTALL)
             container = scan[1] + scan[2].replace("/", "[SLASH]") if scan else found["container"]
             return f"{container}/resources/{found['id']}/files/", found["id"], found["path"]
     return None
