@@ -677,6 +677,7 @@ def test_clear_leaves_what_is_open(tmp_path: Path) -> None:
 
 
 def test_the_helper_hashes_while_the_file_arrives(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
     store = open_store(tmp_path / "cache")
     content = random.Random(5).randbytes(5 << 20)
     entry = store.open(identity_of(content))
@@ -691,7 +692,7 @@ def test_the_helper_hashes_while_the_file_arrives(tmp_path: Path) -> None:
     assert entry.sound
     entry.release()
     store.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("xnatfs-")]
+    assert not [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("xnatfs-")]
 
 
 def test_the_sweeper_starts_with_the_first_use_and_ends_with_the_store(tmp_path: Path) -> None:

@@ -23,8 +23,12 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ATTEMPTS = 4
+SILENT_ATTEMPTS = 2
+"""Of those that a server leaves without an answer: each costs a whole time-out, and holds a thread so long."""
 BUSY = frozenset({429, 502, 503, 504})
 BASE_DELAY, MAX_DELAY = 0.2, 5.0
+PATIENCE = 10.0
+"""Seconds; a server that asks for a longer pause is believed, and whoever waits is told at once."""
 
 
 class Retry:
@@ -54,8 +58,10 @@ class Retry:
                 if only_busy or not _worth_it(failed):
                     raise
                 error = failed
+            if isinstance(error, TimedOut) and number >= SILENT_ATTEMPTS - 1:
+                raise error
             pause = max(self._random() * min(MAX_DELAY, BASE_DELAY * 2**number), asked)
-            if number == ATTEMPTS - 1 or pause >= deadline.remaining():
+            if number == ATTEMPTS - 1 or pause >= deadline.remaining() or pause > PATIENCE:
                 raise error
             self._stats.add("requests.retries")
             log.debug("%s: again in %.2f s: %s", what, pause, error)

@@ -47,11 +47,18 @@ class Credentials(Protocol):
     def password(self) -> Password: ...
 
 
+class NobodyError(LoginFailed):
+    """The server gave a session and does not know it a moment later: it has just restarted, or a proxy is wrong."""
+
+
 class Session(NamedTuple):
     """The session to send along; ``generation`` says which one was found wanting."""
 
     id: str
     generation: int
+
+    def __repr__(self) -> str:
+        return f"Session(generation={self.generation})"
 
 
 class Send(Protocol):
@@ -207,8 +214,9 @@ class Login:
         except XnatfsError as error:
             flight.error = error
             if isinstance(error, LoginFailed):
-                with self._lock:
-                    self._refused = str(error) if self._epoch == epoch else ""
+                if not isinstance(error, NobodyError):  # the password was right: no account is locked by asking again
+                    with self._lock:
+                        self._refused = str(error) if self._epoch == epoch else ""
                 log.error("%s", error)
         except BaseException:
             flight.error = Unreachable(f"login at {self._host}: interrupted")
@@ -235,7 +243,7 @@ class Login:
             raise ServerFault(f"{where}; is this an XNAT, and is it up?")
         who = self._who(token, deadline)
         if not who or (who == GUEST and credentials.user != GUEST):
-            raise LoginFailed(
+            raise NobodyError(
                 f"login at {self._host}: accepted, but nobody is logged in afterwards; "
                 "does a proxy in front of the server drop the Authorization header?"
             )

@@ -27,10 +27,15 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from xnatfs.deadlines import Deadline
 from xnatfs.errors import ServerFault, SettingsError, TimedOut, Unreachable, XnatfsError
 from xnatfs.stats import Stats
+from xnatfs.xnat.breaker import AtRestError, Breaker
 from xnatfs.xnat.tables import IncompleteError, MalformedError, MisroutedError
 from xnatfs.xnat.urls import Server
 from xnatfs.xnat.wire import CHUNK, PacedResponse, Wire, current
 
+PATIENCE = 1.0
+"""Seconds for a connection from which on having got none says something about the server."""
+PROBE_SECONDS = 3.0
+"""What a look whether the server is back may take."""
 _SESSION_COOKIES = ("JSESSIONID", "SESSION_EXPIRATION_TIME")
 
 
@@ -95,9 +100,10 @@ def translated(what: str, host: str, hint: str = "") -> Iterator[None]:
 def _ours(error: Exception, where: str, hint: str) -> XnatfsError:
     chain = list(_chain(error))
     inner = chain[-1]
-    if any(isinstance(e, MisroutedError) for e in chain):
+    # the error itself, not its chain: a connection may break while a reader of JSON sees that it needs more
+    if isinstance(error, MisroutedError):
         return ServerFault(f"{where}: the server sent {error}: not the kind of answer that was asked for")
-    if any(isinstance(e, (MalformedError, json.JSONDecodeError, UnicodeDecodeError, RecursionError)) for e in chain):
+    if isinstance(error, (MalformedError, json.JSONDecodeError, UnicodeDecodeError, RecursionError)):
         return ServerFault(f"{where}: the server sent malformed JSON ({_line(error)})")
     for e in chain:
         if isinstance(e, ssl.SSLCertVerificationError):
@@ -120,7 +126,7 @@ def _ours(error: Exception, where: str, hint: str) -> XnatfsError:
         return TimedOut(f"{where}: the server does not answer, or stopped in the middle")
     if any(isinstance(e, ConnectionAbortedError) and str(e) == "aborted" for e in chain):
         return Unreachable(f"{where}: closed while the answer was coming")
-    if isinstance(inner, (http.client.IncompleteRead, urllib3.exceptions.IncompleteRead)):
+    if any(isinstance(e, (http.client.IncompleteRead, urllib3.exceptions.IncompleteRead)) for e in chain):
         return Unreachable(f"{where}: the answer ended early")
     if isinstance(inner, http.client.HTTPException) and not isinstance(inner, http.client.RemoteDisconnected):
         return Unreachable(f"{where}: no HTTP answer ({type(inner).__name__}){hint}")
@@ -135,12 +141,23 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(next_one))
         yield next_one
         candidates = [getattr(next_one, "reason", None), *next_one.args[:2], next_one.__cause__, next_one.__context__]
-        next_one = next((c for c in candidates if isinstance(c, BaseException) and id(c) not in seen), None)
+        known = (c for c in candidates if isinstance(c, BaseException) and not isinstance(c, json.JSONDecodeError))
+        next_one = next((c for c in known if id(c) not in seen), None)
 
 
 def hopeless(error: XnatfsError) -> bool:
-    """Whether trying again cannot help: a certificate that is not trusted stays so."""
-    return any(isinstance(e, ssl.SSLCertVerificationError) for e in _chain(error))
+    """Whether trying again cannot help: a certificate that is not trusted stays so, and a breaker stays open."""
+    return any(isinstance(e, (ssl.SSLCertVerificationError, AtRestError)) for e in _chain(error))
+
+
+def _no_connection(error: BaseException, waited: float) -> bool:
+    """Whether an attempt failed because there is nobody to talk to; being in a hurry does not count."""
+    for e in _chain(error):
+        if type(e) is urllib3.exceptions.ConnectTimeoutError:
+            return waited >= PATIENCE
+        if isinstance(e, (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ProxyError)):
+            return True
+    return False
 
 
 def _line(error: BaseException) -> str:
@@ -280,6 +297,7 @@ class Transport:
         self._stats = stats
         self._lock = threading.Lock()
         self._session: requests.Session | None = None
+        self.breaker = Breaker(self._probe, stats)
 
     def use_guest(self, guest: bool) -> None:
         """Whether the site's session cookie is kept by itself; forgets all cookies."""
@@ -316,6 +334,7 @@ class Transport:
         deadline: Deadline,
         headers: Mapping[str, str] | None = None,
         session_id: str = "",
+        probing: bool = False,
     ) -> Answer:
         """One request, no retries, no redirects. ``target`` is an encoded path below the site's root, with its query.
 
@@ -323,6 +342,7 @@ class Transport:
             Unreachable, TimedOut, ServerFault: nothing else, whatever goes wrong on the way.
         """
         what = f"{method} {self.server.context}{target.partition('?')[0]}"
+        entered = -1 if probing else self.breaker.enter()
         deadline.check(f"{what} at {self.server.host}")
         url = f"{self.server.url}{target}"
         wire = Wire(self.read_timeout, deadline)
@@ -340,11 +360,25 @@ class Transport:
             current.wire = wire
             try:
                 response = session.send(request, timeout=(wait, piece), allow_redirects=False, **settings)
+            except Exception as error:
+                if _no_connection(error, wait):
+                    self.breaker.failed(entered, str(_ours(error, self.server.host, "")))
+                raise
             finally:
                 current.wire = None
+        self.breaker.answered()
         return Answer(response, wire, what, self.server.host, self._stats)
 
+    def _probe(self) -> bool:
+        """Does the server answer anything at all? Sends no credentials."""
+        try:
+            self.send("HEAD", "/", deadline=Deadline(PROBE_SECONDS), probing=True).close()
+        except XnatfsError:
+            return False
+        return True
+
     def close(self) -> None:
+        self.breaker.stop()
         with self._lock:
             session, self._session = self._session, None
         if session is not None:

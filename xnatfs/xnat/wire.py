@@ -2,7 +2,8 @@
 
 A time-out of ``requests`` is one per received piece, so that a server which drips a byte now and then is waited for
 for ever. Here each piece is waited for no longer than the deadline of the whole operation still allows, beginning with
-the first byte of the status line, and another thread can abort the waiting at any moment.
+the first byte of the status line, and another thread can abort the waiting at any moment. Bytes that come, but slower
+than `SLOWEST`, count as none; only time spent waiting for the server counts, so that a slow reader does no harm.
 """
 
 from __future__ import annotations
@@ -11,18 +12,24 @@ import http.client
 import io
 import socket
 import threading
+import time
 from typing import Any
 
-from xnatfs.deadlines import Deadline
+from xnatfs.deadlines import Clock, Deadline
 
 CHUNK = 64 * 1024
+SLOWEST = 1024
+"""Bytes per second; an answer that comes more slowly than this for a whole time-out is given up."""
 
 
 class Wire:
     """One exchange as seen from its socket: how long to wait for the next bytes, and how to stop waiting."""
 
-    def __init__(self, piece: float, deadline: Deadline | None) -> None:
+    def __init__(self, piece: float, deadline: Deadline | None, clock: Clock = time.monotonic) -> None:
         self._lock = threading.Lock()
+        self.clock = clock
+        self._waited = 0.0
+        self._received = 0
         self._socket: Any = None
         self._response: PacedResponse | None = None
         self.piece = piece
@@ -39,6 +46,16 @@ class Wire:
         if remaining <= 0.0:
             raise TimeoutError("deadline")
         return min(self.piece, remaining)
+
+    def came(self, count: int, seconds: float) -> None:
+        """Note that ``count`` bytes came after ``seconds`` of waiting. Raises TimeoutError when that is too slow."""
+        self._waited += seconds
+        self._received += count
+        if self._waited < self.piece:
+            return
+        if count and self._received < SLOWEST * self._waited:
+            raise TimeoutError("slow")
+        self._waited = self._received = 0
 
     @property
     def direct(self) -> PacedResponse | None:
@@ -91,7 +108,9 @@ class _PacedReader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         self._sock.settimeout(self._wire.limit())
+        began = self._wire.clock()
         count: int | None = self._raw.readinto(buffer)
+        self._wire.came(count or 0, self._wire.clock() - began)
         if count == 0 and self._wire.aborted:
             raise ConnectionAbortedError("aborted")
         return count

@@ -1,0 +1,302 @@
+"""Nobody waits for a server longer than agreed: deadlines, the circuit breaker, outages, stalled files."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+
+import pytest
+from support.faces import mounted, until
+from support.rawserver import FakeXnat, HandClock, Hidden, RawServer, Someone, chunked, reply, table
+from support.studies import ONE_FILE, one_file, one_session
+
+from xnatfs.deadlines import Deadline
+from xnatfs.demo import Archive, DemoServer, Rule
+from xnatfs.errors import TimedOut, Unreachable
+from xnatfs.stats import Stats
+from xnatfs.xnat.breaker import FAILURES, LONGEST_PAUSE, AtRestError, Breaker
+from xnatfs.xnat.client import Client
+
+# --- the breaker alone, with a clock moved by hand ----------------------------------------------------------------
+
+
+class Bench:
+    """A breaker whose probing is run by hand, on a clock moved by hand."""
+
+    def __init__(self, answers=()):
+        self.clock = HandClock()
+        self.pauses = []
+        self.runs = []
+        self.answers = list(answers)
+        self.breaker = Breaker(
+            self.probe,
+            Stats(),
+            clock=self.clock,
+            random=lambda: 1.0,
+            spawn=self.runs.append,
+            wait=self.wait,
+        )
+
+    def probe(self):
+        return self.answers.pop(0)
+
+    def wait(self, seconds):
+        self.pauses.append(seconds)
+        self.clock.now += seconds
+        return False
+
+    def fail(self, times=1):
+        for _ in range(times):
+            self.breaker.failed(self.breaker.enter(), "no way there")
+
+
+def test_after_three_failures_in_a_row_nobody_tries_any_more():
+    bench = Bench()
+    bench.fail(FAILURES - 1)
+    bench.breaker.enter()
+    bench.fail()
+    bench.clock.now += 7
+    with pytest.raises(AtRestError, match=r"no way there \(for 7 s"):
+        bench.breaker.enter()
+    assert len(bench.runs) == 1
+
+
+def test_an_answer_in_between_starts_the_count_anew():
+    bench = Bench()
+    bench.fail(FAILURES - 1)
+    bench.breaker.answered()
+    bench.fail(FAILURES - 1)
+    assert not bench.breaker.open
+
+
+def test_a_failure_of_an_attempt_older_than_the_last_answer_does_not_count():
+    bench = Bench()
+    entered = [bench.breaker.enter() for _ in range(5)]
+    bench.breaker.answered()
+    for one in entered:
+        bench.breaker.failed(one, "late")
+    assert not bench.breaker.open
+
+
+def test_probes_come_with_growing_pauses_until_one_is_answered():
+    bench = Bench([False] * 9 + [True])
+    bench.fail(FAILURES)
+    bench.runs[0]()
+    assert not bench.breaker.open
+    assert bench.pauses == sorted(bench.pauses)
+    assert len(bench.pauses) == 10
+    assert bench.pauses[0] <= 0.5
+    assert bench.pauses[-1] == LONGEST_PAUSE
+    bench.breaker.enter()
+
+
+def test_an_answer_to_anybody_ends_the_rest_and_the_probing():
+    bench = Bench()
+    bench.fail(FAILURES)
+    bench.breaker.answered()
+    bench.runs[0]()
+    assert bench.pauses == []
+
+
+def test_after_the_end_no_probing_begins():
+    bench = Bench()
+    bench.breaker.stop()
+    bench.fail(FAILURES)
+    assert bench.runs == []
+
+
+# --- the client ----------------------------------------------------------------------------------------------------
+
+
+def _free_port():
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return found.getsockname()[1]
+
+
+def _client(url, **options):
+    return Client(url, None, sleep=lambda _: None, **options)
+
+
+def test_a_server_that_is_away_is_asked_three_times_and_then_no_more():
+    client = _client(f"http://127.0.0.1:{_free_port()}")
+    client._transport.breaker._spawn = lambda _run: None
+    with pytest.raises(Unreachable, match="refused"):
+        client.get_rows("/data/projects", deadline=Deadline(20))
+    sent = client.stats.snapshot()["requests.total"]
+    assert sent == FAILURES
+    for _ in range(100):
+        with pytest.raises(Unreachable, match=r"refused.*looked for in the background"):
+            client.get_rows("/data/projects", deadline=Deadline(20))
+    assert client.stats.snapshot()["requests.total"] == sent
+
+
+def test_a_server_that_is_back_is_found_without_anybody_asking():
+    port = _free_port()
+    client = _client(f"http://127.0.0.1:{port}")
+    with pytest.raises(Unreachable):
+        client.get_rows("/data/projects", deadline=Deadline(20))
+    assert client._transport.breaker.open
+    with DemoServer(Archive(), port=port) as server:
+        until(lambda: not client._transport.breaker.open, 10.0)
+        assert not any("authorization" in request.headers for request in server.requests)
+    client.close()
+
+
+@pytest.mark.parametrize("fault", ["close", "reset", "cut"])
+def test_a_server_that_breaks_off_is_there(fault):
+    archive, _ = one_file(1000)
+    with DemoServer(archive) as server:
+        client = Client(server.url, Someone("admin", Hidden("admin")), sleep=lambda _: None)
+        server.faults.add(Rule(fault, path="/data/projects", count=None))
+        for _ in range(3):
+            with pytest.raises(Unreachable):
+                client.get_rows("/data/projects", deadline=Deadline(20))
+        assert not client._transport.breaker.open
+
+
+def test_a_listing_that_drips_is_given_up_after_one_time_out():
+    pieces = [b" "] * 40
+
+    def script(_request):
+        yield chunked([], end=False)[0]
+        for piece in pieces:
+            yield lambda: threading.Event().wait(0.05)
+            yield b"%x\r\n%s\r\n" % (len(piece), piece)
+
+    with RawServer(FakeXnat(script, open_site=True)) as server:
+        client = Client(server.url, None, read_timeout=0.4, sleep=lambda _: None)
+        with pytest.raises(TimedOut):
+            client.get_rows("/data/projects", deadline=Deadline(1.0))
+        client.close()
+
+
+def test_an_answer_that_comes_slowly_but_steadily_is_read():
+    def script(_request):
+        body = table([{"ID": "x" * 3000}]).encode()
+        yield chunked([], end=False)[0]
+        for start in range(0, len(body), 200):
+            yield lambda: threading.Event().wait(0.02)
+            piece = body[start : start + 200]
+            yield b"%x\r\n%s\r\n" % (len(piece), piece)
+        yield b"0\r\n\r\n"
+
+    with RawServer(FakeXnat(script, open_site=True)) as server:
+        client = Client(server.url, Someone(), read_timeout=0.1)
+        assert client.get_rows("/data/projects", deadline=Deadline(20)) == [{"ID": "x" * 3000}]
+        client.close()
+
+
+def test_a_server_that_wants_a_long_pause_is_believed():
+    with RawServer(FakeXnat(lambda _: reply(503, "", headers={"Retry-After": "60"}))) as server:
+        clock = HandClock()
+        client = Client(server.url, Someone(), clock=clock, sleep=clock.sleep)
+        with pytest.raises(Exception, match="busy"):
+            client.get_rows("/data/projects", deadline=Deadline(120, clock))
+        assert clock.slept == []
+        client.close()
+
+
+# --- through a mount -----------------------------------------------------------------------------------------------
+
+
+def _code(call, *arguments):
+    try:
+        call(*arguments)
+    except OSError as problem:
+        return errno.errorcode[problem.errno]
+    return "ok"
+
+
+@pytest.mark.mount
+def test_what_needs_no_network_does_not_wait_for_it(tmp_path):
+    """statfs, desktop probes, close, cached reads, fresh listings and status.json, while every request hangs."""
+    archive, data = one_file(300_000)
+    with DemoServer(archive) as server, mounted(server.url, tmp_path / "mnt", tmp_path) as face:
+        held = os.open(face.path(ONE_FILE), os.O_RDONLY)
+        assert face.read(ONE_FILE) == data
+        listed = face.listdir("/P/S/E/1/R")
+        server.faults.add(Rule("no_answer", count=None))
+        server.reset_log()
+        assert os.statvfs(face.path("/P")).f_blocks > 0
+        for name in (".Trash", ".Trash-1000", "autorun.inf", ".DS_Store", ".hidden", "._P"):
+            assert _code(os.stat, face.path(f"/{name}")) == "ENOENT"
+        assert face.listdir("/P/S/E/1/R") == listed
+        assert face.read(ONE_FILE) == data
+        assert '"counters"' in (face.root / ".xnat" / "status.json").read_text()
+        assert _code(os.stat, face.path("/P/S/E/1/R/nothing-so-called")) == "ENOENT"
+        os.close(held)
+        assert server.requests == []
+
+
+@pytest.mark.mount
+def test_a_stalled_file_holds_up_nobody_else(tmp_path):
+    """Ten files that never arrive, more than there are downloads at a time; all else goes on while they hang."""
+    archive = one_session(scans=4, resources=("R",), files=30, size=3000)
+    with DemoServer(archive) as server, mounted(server.url, tmp_path / "mnt", tmp_path, "--no-series") as face:
+        server.faults.add(Rule("stall", path=r"/scans/1/.*r_000\d\.bin", count=None))
+        stuck = [
+            threading.Thread(target=_code, args=(face.read, f"/P/S/E/1/R/r_{number:04d}.bin")) for number in range(10)
+        ]
+        for thread in stuck:
+            thread.start()
+        until(lambda: server.faults.waiting >= 8)
+        for scan in (1, 2, 3):
+            assert len(face.listdir(f"/P/S/E/{scan}/R")) == 30
+            for number in range(10, 30):
+                face.stat(f"/P/S/E/{scan}/R/r_{number:04d}.bin")
+                assert len(face.read(f"/P/S/E/{scan}/R/r_{number:04d}.bin")) == 3000
+        assert server.faults.waiting >= 8
+        assert all(thread.is_alive() for thread in stuck)
+        server.faults.clear()
+        for thread in stuck:
+            thread.join(60)
+        assert face.read("/P/S/E/1/R/r_0000.bin") == face.read("/P/S/E/1/R/r_0000.bin", 0, 3000)
+
+
+@pytest.mark.mount
+@pytest.mark.parametrize("loop", ["fast", "plain"])
+def test_an_outage_in_the_middle_of_a_copy(tmp_path, loop):
+    """The copy ends, with an error or whole; what is cached is served; what is not fails at once; then all is well."""
+    archive = one_session(scans=6, resources=("R",), files=20, size=40_000)
+    server = DemoServer(archive).start()
+    port = server.port
+    try:
+        with mounted(
+            server.url, tmp_path / "mnt", tmp_path, "--metadata-timeout", "5", "--read-timeout", "5", loop=loop
+        ) as face:
+            cached = face.read("/P/S/E/6/R/r_0000.bin")
+            halfway = server.faults.add(Rule("stall", path="/scans/[234]/.*files", at=100, count=None))
+            copy = subprocess.Popen(
+                ["cp", "-r", face.path("/P/S/E"), tmp_path / "copy"], stderr=subprocess.PIPE, text=True
+            )
+            until(lambda: server.faults.hits(halfway))
+            server.stop()
+            _, complaints = copy.communicate(timeout=100)
+            assert copy.returncode != 0
+            assert complaints
+            server.faults.clear()
+            for scan in range(1, 7):
+                for number in range(20):
+                    part = tmp_path / "copy" / str(scan) / "R" / f"r_{number:04d}.bin"
+                    if part.exists() and f"/{scan}/R/r_{number:04d}.bin'" not in complaints:
+                        assert len(part.read_bytes()) == 40_000
+            assert face.read("/P/S/E/6/R/r_0000.bin") == cached
+            began = time.monotonic()
+            assert _code(face.read, "/P/S/E/5/R/r_0019.bin") in ("EHOSTUNREACH", "ok")
+            assert time.monotonic() - began < 5.0
+            again = DemoServer(archive, port=port).start()
+            try:
+                until(lambda: _code(face.read, "/P/S/E/5/R/r_0019.bin") == "ok", 15.0)
+                shutil.rmtree(tmp_path / "copy")
+                subprocess.run(["cp", "-r", face.path("/P/S/E"), tmp_path / "copy"], check=True, timeout=100)
+                subprocess.run(["diff", "-r", face.path("/P/S/E"), tmp_path / "copy"], check=True, timeout=100)
+            finally:
+                again.stop()
+            assert "Traceback" not in face.text()
+    finally:
+        server.stop()

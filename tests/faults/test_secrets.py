@@ -1,0 +1,270 @@
+"""No secret where others look, none sent to others, and no bytes for those who have lost the right to them."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import gc
+import io
+import logging
+import os
+import re
+import stat
+import subprocess
+import traceback
+from pathlib import Path
+
+import pytest
+from support.faces import direct, mounted, until
+from support.rawserver import FakeXnat, Hidden, RawServer, Someone, reply
+from support.studies import ONE_FILE, one_file
+
+from xnatfs import app, credentials, logs
+from xnatfs import settings as all_settings
+from xnatfs.deadlines import Deadline
+from xnatfs.demo import Archive, DemoServer, Rule
+from xnatfs.errors import XnatfsError
+from xnatfs.vfs import Timing
+from xnatfs.xnat.client import Client
+
+ROOT = Path(app.__file__).parents[1]
+PASSWORD = "s3cr3t-PASS-7qz"
+SHADES = [PASSWORD, base64.b64encode(f"admin:{PASSWORD}".encode()).decode(), PASSWORD[::-1]]
+
+
+WRONG = ("close", "unauthorized", "login_page", "login_redirect", "malformed", "gzip", "expire", "cut")
+
+
+def small(label="subject-label-77x"):
+    """Project P with one subject of a label that nothing else contains."""
+    archive = Archive()
+    session = archive.add_session(archive.add_subject(archive.add_project("P"), label), "E")
+    resource = archive.add_resource(archive.add_scan(session, "1", type="T1"), "R")
+    archive.add_file(resource, "a.bin", b"bytes of a")
+    return archive
+
+
+def secrets_of(server):
+    return [*SHADES, *(session for session in server.logins.sessions if len(session) >= 16)]
+
+
+def _code(call, *arguments):
+    try:
+        call(*arguments)
+    except OSError as problem:
+        return errno.errorcode[problem.errno]
+    return "ok"
+
+
+# --- where others look ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.mount
+def test_no_secret_in_process_list_logs_or_cache_when_everything_goes_wrong(tmp_path):
+    """At level debug, with every kind of error in between; and the environment of a child has none either."""
+    with DemoServer(small(), users={"admin": PASSWORD}) as server:
+        options = ("--log-level", "debug", "--metadata-timeout", "2", "--ttl", "0")
+        with mounted(server.url, tmp_path / "mnt", tmp_path, *options, password=PASSWORD) as face:
+            secrets = secrets_of(server)
+            path = "/P/subject-label-77x/E/1/R/a.bin"
+            for action in (
+                "close",
+                "unauthorized",
+                "login_page",
+                "login_redirect",
+                "malformed",
+                "gzip",
+                "expire",
+                "cut",
+            ):
+                rule = server.faults.add(Rule(action, path="/data/(projects|experiments)", count=6))
+                _code(face.read, path)
+                server.faults.remove(rule)
+                secrets += secrets_of(server)
+            pid = face.process.pid
+            seen = {name: Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "environ")}
+            seen["status"] = (face.root / ".xnat" / "status.json").read_bytes()
+        for place in tmp_path.rglob("*"):
+            seen[f"name of {place}"] = os.fsencode(place)
+            if place.is_file():
+                seen[str(place)] = place.read_bytes()
+        for place, content in seen.items():
+            for secret in secrets:
+                assert secret.encode() not in content, place
+        assert "login" in face.text()
+
+
+@pytest.mark.mount
+def test_labels_of_subjects_are_in_the_log_at_level_debug_only(tmp_path):
+    with DemoServer(small()) as server:
+        for level in ("info", "debug"):
+            options = ("--log-level", level, "--metadata-timeout", "2", "--ttl", "0")
+            with mounted(server.url, tmp_path / level, tmp_path, *options) as face:
+                path = "/P/subject-label-77x/E/1/R/a.bin"
+                for action in ("close", "malformed", "status"):
+                    rule = server.faults.add(Rule(action, path="/data/(projects/P|experiments)", count=6))
+                    _code(face.read, path)
+                    _code(os.listdir, face.path("/P/subject-label-77x"))
+                    server.faults.remove(rule)
+                _code(face.stat, "/P/subject-label-77x/none")
+                _code(os.open, face.path(path), os.O_WRONLY)
+            if level == "info":
+                assert "subject-label-77x" not in face.text()
+                assert "EIO" in face.text()
+
+
+def test_no_object_shows_a_secret(tmp_path):
+    """repr and str of everything that is alive and ours, found through the garbage collector."""
+    with DemoServer(small(), users={"admin": PASSWORD}) as server:
+        environ = {"XNAT_HOST": server.url, "XNAT_USER": "admin", "XNAT_PASS": PASSWORD, "HOME": str(tmp_path)}
+        settings = all_settings.load({"cache_dir": str(tmp_path / "cache")}, environ)
+        login = credentials.complete(settings.choice(), None)
+        with app.App(settings, login) as running:
+            running.check()
+            secrets = secrets_of(server)
+            ours = [thing for thing in gc.get_objects() if str(type(thing).__module__).startswith("xnatfs.")]
+            ours = [thing for thing in ours if not str(type(thing).__module__).startswith("xnatfs.demo")]
+            assert {"App", "Client", "Credentials", "Settings", "Login", "Vfs"} <= {type(one).__name__ for one in ours}
+            session = running.client._login.session(Deadline(5))
+            assert session.id in secrets
+            for thing in [*ours, session]:
+                for text in (repr(thing), str(thing)):
+                    for secret in secrets:
+                        assert secret not in text, type(thing)
+
+
+@pytest.mark.parametrize("status", [200, 302, 401, 403, 404, 500, 503])
+def test_no_error_or_traceback_of_a_login_shows_the_password(status, caplog):
+    headers = {"Location": f"http://other/?p={PASSWORD}"} if status == 302 else {}
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    redactor = logs.Redactor()
+    redactor.hide(PASSWORD, "admin")
+    handler.setFormatter(logs.RedactingFormatter(redactor))
+    caplog.set_level(logging.DEBUG)
+    with RawServer(lambda _: reply(status, f"<html>{PASSWORD}</html>", kind="text/html", headers=headers)) as server:
+        client = Client(server.url, Someone("admin", Hidden(PASSWORD)), sleep=lambda _: None)
+        with pytest.raises(XnatfsError) as caught:
+            client.login(Deadline(10))
+        client.close()
+    texts = [str(caught.value), repr(caught.value), caplog.text]
+    texts.append("".join(traceback.format_exception(caught.value)))
+    for text in texts:
+        for secret in SHADES[:2]:
+            assert secret not in text
+    record = logging.LogRecord("xnatfs", 40, "", 0, "x %s", (caught.value,), (caught.type, caught.value, caught.tb))
+    assert PASSWORD not in handler.format(record)
+
+
+def test_nobody_else_may_look_into_the_cache(tmp_path):
+    archive, data = one_file(300_000)
+    with DemoServer(archive) as server, direct(server.url, tmp_path / "cache") as face:
+        assert face.read(ONE_FILE) == data
+        for place in [tmp_path / "cache", *(tmp_path / "cache").rglob("*")]:
+            assert stat.S_IMODE(place.stat().st_mode) & 0o077 == 0, place
+
+
+def test_server_and_user_have_a_cache_of_their_own():
+    class Login:
+        def __init__(self, user):
+            self.user = user
+
+    names = {app.namespace(s, u and Login(u)) for s in ("https://a", "https://b") for u in ("", "me", "you")}
+    assert len(names) == 6
+
+
+# --- what is sent, and to whom -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("where", ["/data/JSESSION", "/data/auth", "/data/projects", "/data/experiments"])
+def test_a_redirect_to_another_place_gets_nothing(status, where):
+    """Neither credentials nor session: no redirect is followed, whatever the server says."""
+    with RawServer(lambda _: reply(200, "{}")) as elsewhere:
+
+        def script(request):
+            return reply(status, "", headers={"Location": f"{elsewhere.url}{request.target}"})
+
+        site = FakeXnat(script, user="admin", password=PASSWORD)
+
+        def answer(request):
+            return script(request) if request.path.startswith(where) else site(request)
+
+        with RawServer(answer) as server:
+            client = Client(server.url, Someone("admin", Hidden(PASSWORD)), sleep=lambda _: None)
+            with pytest.raises(XnatfsError):
+                client.get_rows("/data/projects" if "experiments" not in where else where, deadline=Deadline(10))
+            client.close()
+        assert elsewhere.requests == []
+
+
+def test_only_the_login_carries_the_password():
+    site = FakeXnat(lambda _: reply(200, '{"ResultSet": {"Result": []}}'), user="admin", password=PASSWORD)
+    with RawServer(site) as server:
+        client = Client(server.url, Someone("admin", Hidden(PASSWORD)))
+        for _ in range(3):
+            client.get_rows("/data/projects", deadline=Deadline(10))
+        client.logout(Deadline(5))
+        client.close()
+        carrying = [request.path for request in server.requests if "authorization" in request.headers]
+        assert carrying == ["/data/JSESSION"]
+        assert not any(PASSWORD in request.target for request in server.requests)
+
+
+# --- rights that are lost ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.mount
+@pytest.mark.parametrize("loop", ["fast", "plain"])
+@pytest.mark.parametrize("how", ["removed from the project", "status 403"])
+def test_who_has_lost_a_project_cannot_read_what_is_cached(tmp_path, loop, how):
+    archive, data = one_file(300_000)
+    project = archive.projects["P"]
+    project.members["bob"] = "Collaborators"
+    with DemoServer(archive, users={"bob": "bob"}) as server:
+        options = ("--ttl", "1")
+        with mounted(server.url, tmp_path / "mnt", tmp_path, *options, loop=loop, user="bob", password="bob") as face:
+            assert face.read(ONE_FILE) == data
+            if how == "status 403":
+                server.faults.add(Rule("status", status=403, path="/data/experiments/", count=None))
+            else:
+                del project.members["bob"]
+                archive.touch()
+            until(lambda: _code(face.read, ONE_FILE) in ("EACCES", "ENOENT"), 20.0)
+            if how == "status 403":
+                assert _code(face.read, ONE_FILE) == "EACCES"
+                assert _code(os.listdir, face.path("/P/S/E")) == "EACCES"
+            for _ in range(3):
+                assert _code(face.read, ONE_FILE) in ("EACCES", "ENOENT")
+
+
+def test_expired_listings_are_asked_for_again_before_cached_bytes_are_served(tmp_path):
+    archive, data = one_file(300_000)
+    with DemoServer(archive) as server, direct(server.url, tmp_path / "cache", timing=Timing(ttl=0.0)) as face:
+        assert face.read(ONE_FILE) == data
+        server.reset_log()
+        assert face.read(ONE_FILE) == data
+        listed = [request.path for request in server.requests]
+        assert any(re.search("/experiments/[^/]+/(files|resources|scans)", path) for path in listed)
+        assert not any(path.endswith("big.bin") for path in listed)
+
+
+def test_allow_other_warns():
+    environ = {"XNAT_HOST": "https://host", "HOME": "/nonexistent"}
+    settings = all_settings.load({"fuse_options": ("allow_other",)}, environ)
+    assert any("other users" in text for text in app.warnings(settings, None))
+
+
+def test_no_child_of_a_command_is_given_the_password(tmp_path):
+    """A command that starts a program must not hand it the environment that it was given itself."""
+    code = (
+        "import os, subprocess, sys\n"
+        "from xnatfs.daemon import forget_variable\n"
+        "forget_variable('XNAT_PASS')\n"
+        "print(subprocess.run(['env'], capture_output=True, text=True).stdout)\n"
+    )
+    environ = {"PATH": os.environ["PATH"], "XNAT_PASS": PASSWORD}
+    done = subprocess.run(
+        ["python3", "-c", code], env=environ, capture_output=True, text=True, cwd=Path(app.__file__).parents[1]
+    )
+    assert PASSWORD not in done.stdout
