@@ -218,7 +218,7 @@ class Soak:
         assert self.report.before is not None
         end = time.monotonic() + 30
         sample = self._sample(self.seconds)
-        while time.monotonic() < end and sample.handles > HANDLES // 2:
+        while time.monotonic() < end and (sample.handles > HANDLES or sample.threads > THREADS):
             threading.Event().wait(0.2)
             sample = self._sample(self.seconds)
         return sample
