@@ -8,10 +8,10 @@ cuts or resets in the middle of one file is there, and stays so for the others.
 from __future__ import annotations
 
 import logging
-import random as random_module
 import threading
 import time
 from collections.abc import Callable
+from random import Random
 
 from xnatfs.deadlines import Clock
 from xnatfs.errors import Unreachable
@@ -47,14 +47,14 @@ class Breaker:
         stats: Stats,
         *,
         clock: Clock = time.monotonic,
-        random: Callable[[], float] = random_module.random,
+        random: Callable[[], float] | None = None,
         spawn: Callable[[Callable[[], None]], None] = _thread,
         wait: Callable[[float], bool] | None = None,
     ) -> None:
         self._probe = probe
         self._stats = stats
         self._clock = clock
-        self._random = random
+        self._random = random or Random().random  # noqa: S311  # jitter, no secret; its own, not the program's
         self._spawn = spawn
         self._ended = threading.Event()
         self._wait = wait or self._ended.wait

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import random as random_module
 import time
 from collections.abc import Callable, Iterator, Mapping
+from random import Random
 from typing import TypeVar
 
 from xnatfs import __version__
@@ -52,7 +52,7 @@ class Client:
         read_timeout: float = 20.0,
         clock: Clock = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
-        random: Callable[[], float] = random_module.random,
+        random: Callable[[], float] | None = None,
         stats: Stats | None = None,
         connections: int = 16,
         user_agent: str = f"xnatfs/{__version__}",
@@ -67,7 +67,7 @@ class Client:
         self.max_listing = max_listing
         self.ranges: bool | None = None
         """Whether the server honours Range; None until it has been seen."""
-        self._retry = Retry(sleep, random, self.stats)
+        self._retry = Retry(sleep, random or Random().random, self.stats)  # noqa: S311  # jitter, no secret
         self._transport = Transport(
             self.server,
             verify=verify,
