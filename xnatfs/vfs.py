@@ -183,16 +183,19 @@ class Vfs:
     def open(self, path: str) -> OpenFile:
         """Open a file for reading, at the version that the listing has now. No byte is fetched yet."""
         deadline = self._soon()
-        node = self._browser.walk(path, deadline, follow=True)
+        above, _, name = path.rstrip("/").rpartition("/")
+        parent = self._browser.walk(above, deadline, follow=True)
+        if not isinstance(parent, DirNode):
+            raise NotADirectory(f"{path}: goes through a file")
+        if not name:
+            raise IsADirectory(path)
+        node = self._browser.child(parent, name, deadline)  # a link leads to a directory, never to a file
         if isinstance(node, TextNode):
             if node.action:
-                above = path.rstrip("/").rpartition("/")[0].rpartition("/")[0]
-                self.refresh(above or "/", node.action == "refresh-all")
+                self.refresh(above.rpartition("/")[0] or "/", node.action == "refresh-all")
             return TextFile(node.name, node.content, f"{node.ino}:{self._clock()}")
         if not isinstance(node, FileNode):
             raise IsADirectory(path)
-        parent = self._browser.walk(path.rpartition("/")[0], deadline, follow=True)
-        assert isinstance(parent, DirNode)
         size = self._size(node)
         if node.record.size is None and size == 0:
             raise NotFound(f"{path}: listed, but the server has no bytes for it")

@@ -36,18 +36,27 @@ def store(archive, tmp_path):
 
 
 @pytest.fixture
-def vfs(archive, store, clock, tmp_path):
-    return Vfs(
-        archive,
-        store,
-        NoTransfers(),
-        submit=lambda fn, *args: fn(*args),
-        stats=Stats(),
-        cache_dir=tmp_path,
-        clock=clock,
-        timing=Timing(ttl=60),
-        status=lambda: {"user": "ada"},
-    )
+def make(archive, store, clock, tmp_path):
+    """The file system over the archive in memory; ``options`` are those of `Vfs`."""
+
+    def made(**options):
+        return Vfs(
+            archive,
+            store,
+            NoTransfers(),
+            submit=lambda fn, *args: fn(*args),
+            stats=Stats(),
+            cache_dir=tmp_path,
+            clock=clock,
+            **options,
+        )
+
+    return made
+
+
+@pytest.fixture
+def vfs(make):
+    return make(timing=Timing(ttl=60), status=lambda: {"user": "ada"})
 
 
 def names(vfs, path):
@@ -278,17 +287,8 @@ def test_space_is_that_of_the_cache_and_needs_no_network(vfs, archive):
 
 
 @pytest.fixture
-def typed(archive, store, clock, tmp_path):
-    return Vfs(
-        archive,
-        store,
-        NoTransfers(),
-        submit=lambda fn, *args: fn(*args),
-        stats=Stats(),
-        cache_dir=tmp_path,
-        clock=clock,
-        scan_names="type",
-    )
+def typed(make):
+    return make(scan_names="type")
 
 
 def test_scans_may_be_called_by_type_and_either_name_is_found(vfs, typed):

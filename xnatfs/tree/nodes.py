@@ -7,7 +7,7 @@ Sizes and contents come from the record that it carries.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
@@ -132,11 +132,6 @@ def kind_of(node: Node) -> Kind:
     if isinstance(node, DirNode):
         return Kind.DIRECTORY
     return Kind.LINK if isinstance(node, LinkNode) else Kind.FILE
-
-
-def renamed(node: Node, name: str) -> Node:
-    """The same node under another name."""
-    return replace(node, name=name)
 
 
 def inode(*identity: str) -> int:
