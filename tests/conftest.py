@@ -6,6 +6,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says something of the machine, not of the code.
+settings.register_profile("xnatfs", deadline=None)
+settings.load_profile("xnatfs")
 
 # Clients under test must not find this machine's proxies, logins or configuration.
 FOREIGN = ("XNAT_HOST", "XNAT_USER", "XNAT_PASS", "NETRC", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")

@@ -42,7 +42,7 @@ def code(markdown: str) -> str:
 def uses(markdown: str) -> list[tuple[str, list[str]]]:
     """(command, words after it) for each ``xnatfs ...`` in code."""
     found = []
-    for line in re.findall(r"(?:^|[\s(|])xnatfs ([a-z][^\n|]*)", code(markdown)):
+    for line in re.findall(r"(?:^|[\s(|])(?<!-t )xnatfs ([a-z][^\n|]*)", code(markdown)):
         words = line.split("#")[0].split()
         name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
         found.append((name, words[len(name.split()) :]))
@@ -93,7 +93,7 @@ def test_the_first_screen_shows_how_to_begin():
     assert "scripts/test" in first
 
 
-@pytest.mark.parametrize("name", ["setup", "demo", "test", "check"])
+@pytest.mark.parametrize("name", ["setup", "demo", "test", "check", "man", "package"])
 def test_scripts_that_are_named_exist_and_can_be_run(name):
     path = ROOT / "scripts" / name
     assert path.stat().st_mode & 0o111

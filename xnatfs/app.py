@@ -18,20 +18,25 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from types import ModuleType, TracebackType
+from typing import Any
 from urllib.parse import urlsplit
 
 import platformdirs
 
-import xnatfs
-from xnatfs import credentials, daemon, fuse_mount, logs, refreshing
+from xnatfs import causes, credentials, daemon, fuse_mount, loglevel, logs, refreshing, status
+from xnatfs.access_log import AccessLog
+from xnatfs.cache.kept import KeptListings
 from xnatfs.cache.store import Limits, Store
+from xnatfs.connect import LISTING_THREADS, client_for
 from xnatfs.credentials import Credentials
 from xnatfs.deadlines import Deadline
 from xnatfs.errors import IsADirectory, NotADirectory, NotFound, SettingsError
 from xnatfs.fuse_mount import MountOptions
+from xnatfs.offline import KeptArchive
 from xnatfs.settings import DEFAULT, Settings, Sourced
 from xnatfs.stats import Stats
-from xnatfs.transfer.pool import Pool
+from xnatfs.system.notify import notify
+from xnatfs.transfer.pool import Pool, Tuning
 from xnatfs.tree.nodes import Attributes, DirNode, FileNode, Node
 from xnatfs.vfs import Timing, Vfs
 from xnatfs.xnat.archive import Archive
@@ -41,12 +46,6 @@ log = logging.getLogger(__name__)
 
 Ask = Callable[[str, bool], str]
 """Puts a question to a person; the answer is hidden if True."""
-
-LISTING_THREADS = 16
-"""Listings under way at a time; a session needs two side by side, and some may hang."""
-
-STALL_SECONDS = 20.0
-"""A server that sends nothing for so long is asked anew."""
 
 END_SECONDS = 30.0
 """How long ``umount`` waits for the process behind a mount to end its session and close its cache."""
@@ -63,11 +62,23 @@ class App:
     vfs: Vfs
     client: Client
 
-    def __init__(self, settings: Settings, login: Credentials | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        login: Credentials | None,
+        *,
+        mountpoint: Path | None = None,
+        watched: bool = False,
+        tuning: Tuning | None = None,
+    ) -> None:
+        """``watched``: what the server is asked for is put down to the operation that caused it, for an access log."""
         self.settings = settings
         self.login = login
         self.stats = Stats()
         self.started = time.time()
+        self._mountpoint = mountpoint
+        self._tuning = tuning
+        self._watch = causes.Watch(active=watched)
         self._ends = ExitStack()
 
     def __enter__(self) -> App:
@@ -83,67 +94,74 @@ class App:
 
     def _build(self, ends: ExitStack) -> None:
         settings, server = self.settings, self.settings.need_server()
-        verify = settings.verify.value
-        self.client = Client(
-            server,
-            self.login,
-            verify=verify if isinstance(verify, bool) else str(verify),
-            proxy=settings.proxy.value.reveal() if settings.proxy.value else None,
-            read_timeout=min(STALL_SECONDS, settings.metadata_timeout.value, settings.read_timeout.value),
-            connections=settings.parallel.value + LISTING_THREADS,
-            stats=self.stats,
-        )
-        archive = Archive(self.client)
-        ends.callback(archive.close)
+        self.client = client_for(settings, self.login, self.stats)
+        site = Archive(self.client)
+        ends.callback(site.close)
         cache_dir = settings.cache_dir.value
+        self.namespace = namespace(server, self.login)
+        listings = KeptListings(cache_dir, self.namespace, pinned=lambda: self.store.pins.listings())
+        self.archive = archive = KeptArchive(
+            site,
+            listings,
+            keep=settings.keep_listings.value == "all",
+            use=settings.keep_listings.value != "no",
+            offline=settings.offline.value,
+            ttl=settings.ttl.value,
+        )
         limits = Limits(
             max_bytes=settings.cache_size.value,
-            min_free_bytes=self._min_free(cache_dir),
+            min_free_bytes=min_free(settings),
             max_age_seconds=settings.cache_age.value,
         )
-        store = Store(cache_dir, limits, namespace=namespace(server, self.login), stats=self.stats)
+        self.store = store = Store(cache_dir, limits, namespace=self.namespace, stats=self.stats)
         ends.callback(store.close)
-        pool = Pool(archive, workers=settings.parallel.value, stats=self.stats)
+        self.pool = pool = Pool(
+            self._watch.source(archive), workers=settings.parallel.value, stats=self.stats, tuning=self._tuning
+        )
         ends.callback(pool.close)
         loaders = ThreadPoolExecutor(LISTING_THREADS, "listing")
         ends.callback(loaders.shutdown, wait=False, cancel_futures=True)
         self.vfs = Vfs(
             archive,
             store,
-            pool,
-            submit=loaders.submit,
+            self._watch.pool(pool),
+            submit=self._watch.submit(loaders.submit),
             stats=self.stats,
             cache_dir=cache_dir,
-            timing=Timing(settings.ttl.value, settings.metadata_timeout.value, settings.read_timeout.value),
+            timing=Timing(
+                settings.ttl.value * (1 - fuse_mount.KERNEL_SHARE),
+                settings.metadata_timeout.value,
+                settings.read_timeout.value,
+            ),
             status=self.status,
             series=settings.series.value,
             scan_names=settings.scan_names.value,
         )
-        self._archive = archive
-
-    def _min_free(self, cache_dir: Path) -> int:
-        """Without a setting: 1 GiB or 5 % of the disk, whichever is less."""
-        if self.settings.min_free.value is not None:
-            return self.settings.min_free.value
-        place = next(path for path in (cache_dir, *cache_dir.parents) if path.exists())
-        disk = os.statvfs(place)
-        return min(2**30, disk.f_blocks * disk.f_frsize // 20)
 
     def check(self) -> int:
-        """Log in and list the projects once; how many there are. Raises what the mount would meet."""
-        self.client.login(Deadline(self.settings.metadata_timeout.value))
+        """Log in and list the projects once; how many there are. Raises what the mount would meet.
+
+        Offline nothing is sent.
+        """
+        if not self.settings.offline.value:
+            self.client.login(Deadline(self.settings.metadata_timeout.value))
         return len(self.vfs.directory("/").names())
 
-    def status(self) -> dict[str, object]:
+    def status(self) -> dict[str, Any]:
         """What ``.xnat/status.json`` shows. Never the network, never a secret."""
-        return {
-            "version": xnatfs.__version__,
-            "server": self.settings.server.value,
-            "user": self.login.user if self.login else "guest",
-            "pid": os.getpid(),
-            "since": datetime.fromtimestamp(self.started, timezone.utc).isoformat(timespec="seconds"),
-            "counters": self.stats.snapshot(),
-        }
+        document = status.document(
+            status.Parts(
+                self.settings,
+                self.login.user if self.login else "guest",
+                self.stats,
+                self.client,
+                self.store,
+                self.pool,
+                self.started,
+                str(self._mountpoint) if self._mountpoint else None,
+            )
+        )
+        return {**document, "offline": self.archive.status()}
 
     # -- for the commands that need no mount --------------------------------------------------------------------
 
@@ -237,6 +255,16 @@ def absolute(path: str) -> str:
     return "/" + "/".join(parts)
 
 
+def min_free(settings: Settings) -> int:
+    """Bytes that the cache leaves free; without a setting 1 GiB or 5 % of the disk, whichever is less."""
+    if settings.min_free.value is not None:
+        return settings.min_free.value
+    cache_dir = settings.cache_dir.value
+    place = next(path for path in (cache_dir, *cache_dir.parents) if path.exists())
+    disk = os.statvfs(place)
+    return min(2**30, disk.f_blocks * disk.f_frsize // 20)
+
+
 def namespace(server: str, login: Credentials | None) -> str:
     """What keeps the cached files of different servers and users apart, without naming them."""
     identity = f"{server}\0{login.user if login else ''}".encode()
@@ -251,7 +279,7 @@ def warnings(settings: Settings, login: Credentials | None) -> list[str]:
         found.append(
             f"the certificate of {server} is not checked ({settings.verify.origin}); anyone in between can read along"
         )
-    if login is not None and server.startswith("http://") and not _is_local(server):
+    if login is not None and server.startswith("http://") and not (settings.offline.value or _is_local(server)):
         found.append(
             f"{server} is not encrypted: the password of {login.user} can be read on the way; use https:// if it can"
         )
@@ -292,6 +320,9 @@ def redactor(settings: Settings, login: Credentials | None) -> logs.Redactor:
 def find_login(settings: Settings, ask: Ask | None) -> Credentials | None:
     """The login to send; None is guest. Raises `LoginFailed` when there is a user and no password to be had."""
     settings.need_server()
+    if settings.offline.value:  # the name alone tells whose cache it is; nothing is sent
+        user = None if settings.guest.value else settings.user.value
+        return Credentials(user, credentials.Secret(""), "offline") if user else None
     return credentials.complete(settings.choice(), ask)
 
 
@@ -328,7 +359,12 @@ def plan(settings: Settings, mountpoint: str, config: Path | None) -> Plan:
     found = Plan(
         replace(settings, ttl=Sourced(options.ttl, settings.ttl.origin)), point, options, log_path(settings, point)
     )
-    for what, path in (("cache directory", settings.cache_dir.value), ("log file", found.log), ("config file", config)):
+    for what, path in (
+        ("cache directory", settings.cache_dir.value),
+        ("log file", found.log),
+        ("access log", settings.access_log.value),
+        ("config file", config),
+    ):
         # A file system that needs itself hangs.
         if path is not None and Path(os.path.realpath(path)).is_relative_to(point):
             raise SettingsError(f"the {what} {path} lies below the mountpoint {point}; choose another place for it")
@@ -345,6 +381,7 @@ def mount_in_background(
     plan: Plan, login: Credentials | None, explain: Callable[[BaseException], tuple[int, str]]
 ) -> daemon.Report:
     """Mount from a child process; back when it is live or has failed, with exit status and line."""
+    os.environ.pop("NOTIFY_SOCKET", None)  # it is not this process that goes on
     try:
         handler = logs.open_log(plan.log)
     except OSError as error:
@@ -360,16 +397,34 @@ def mount_in_background(
 def serve(plan: Plan, login: Credentials | None, live: Callable[[], None]) -> None:
     """Connect, mount, serve until it is unmounted, and clean up. ``live`` is called when the mount answers."""
     fuse_loop = _fuse()
-    settings, facts = plan.settings, {"server": plan.settings.server.value, "log": str(plan.log)}
+    settings = plan.settings
+    facts = {
+        "server": settings.server.value,
+        "user": login.user if login else "guest",
+        "since": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "log": str(plan.log),
+        "cache_dir": str(settings.cache_dir.value),
+        loglevel.FACT: True,
+    }
     for note in settings.notes:
         log.debug("%s", note)
+
+    def ready() -> None:
+        live()
+        notify(READY="1", STATUS=plan.line(login))
+
     with ExitStack() as ends:
+        ends.enter_context(loglevel.on_signal(plan.point))
         # First in, last out: whoever waits for this process waits until everything is cleaned up.
         ends.enter_context(daemon.recorded(plan.point, facts, END_SECONDS))
         if plan.at_end is not None:
             ends.callback(plan.at_end)
         with daemon.ending_on_signals():
-            app = ends.enter_context(App(settings, login))
+            access = AccessLog(settings.access_log.value) if settings.access_log.value else None
+            if access is not None:
+                ends.callback(access.close)
+            app = ends.enter_context(App(settings, login, mountpoint=plan.point, watched=access is not None))
+            ends.callback(notify, STOPPING="1")
             app.check()
         log.info("mounting on %s", plan.point)
         with refreshing.on_hangup(app.vfs):
@@ -378,8 +433,10 @@ def serve(plan: Plan, login: Credentials | None, live: Callable[[], None]) -> No
                 plan.point,
                 loop=settings.loop.value,
                 options=plan.options,
-                ready=live,
+                ready=ready,
                 forget=app.vfs.on_refresh,
+                stats=app.stats,
+                tell=access.tell if access is not None else None,
             )
         log.info("unmounted from %s", plan.point)
 
@@ -389,6 +446,11 @@ def _fuse() -> ModuleType:
     from xnatfs import fuse_loop
 
     return fuse_loop
+
+
+def load_fuse() -> None:
+    """Load libfuse, as a mount would. Raises `FuseMissing`."""
+    _fuse().load()
 
 
 def unmount(mountpoint: str, *, lazy: bool) -> bool:

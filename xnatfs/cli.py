@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 import xnatfs
-from xnatfs import console
+from xnatfs import cli_data, cli_status, cli_system, console
+from xnatfs.cli_complete import archive_path, directory
+from xnatfs.cli_login import login_for as _login
 from xnatfs.cli_options import Command, archive_flags, archive_options, normal, settings_from
 from xnatfs.errors import (
     AccessDenied,
@@ -29,8 +31,6 @@ from xnatfs.options import CACHE, CONNECTION, LOGGING, MOUNT
 
 if TYPE_CHECKING:
     from xnatfs.app import App
-    from xnatfs.credentials import Credentials
-    from xnatfs.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -131,11 +131,20 @@ def _help_if_alone(context: click.Context) -> None:
 
 
 @cli.command(cls=Command)
-@click.argument("places", nargs=-1, metavar="[SERVER] MOUNTPOINT")
+@click.argument("places", nargs=-1, metavar="[SERVER] MOUNTPOINT", shell_complete=directory)
 @click.option("-f", "--foreground", is_flag=True, help="Stay; Ctrl-C unmounts.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing when it is mounted.")
+@click.option("--dry-run", is_flag=True, help="Check options, mountpoint and FUSE; send nothing, mount nothing.")
 @archive_options(CONNECTION, CACHE, MOUNT, LOGGING)
 def mount(
-    places: tuple[str, ...], foreground: bool, config: Path | None, insecure: bool, verbose: bool, **flags: Any
+    places: tuple[str, ...],
+    foreground: bool,
+    quiet: bool,
+    dry_run: bool,
+    config: Path | None,
+    insecure: bool,
+    verbose: bool,
+    **flags: Any,
 ) -> None:
     """Mount an archive on an empty directory.
 
@@ -151,30 +160,24 @@ def mount(
     from xnatfs import app
 
     plan = app.plan(settings_from(config, insecure, verbose, flags), places[-1], config)
+    told = (lambda _: None) if quiet else console.say
+    if dry_run:
+        told(f"{plan.settings.need_server()} can be mounted on {plan.point}, as far as this machine can tell")
+        return
     login = _login(plan.settings)
     if foreground:
-        app.mount_here(plan, login, console.say)
+        app.mount_here(plan, login, told)
         return
     with console.waiting(f"connecting to {plan.settings.server.value}"):
         report = app.mount_in_background(plan, login, explain)
     if report.status:
         console.complain(report.message)
         raise click.exceptions.Exit(report.status)
-    console.say(report.message)
-
-
-def _login(settings: Settings) -> Credentials | None:
-    """The login to use, asked for if need be, after saying what a person should know before it is sent."""
-    from xnatfs import app
-
-    login = app.find_login(settings, console.ask if console.can_ask() else None)
-    for text in app.warnings(settings, login):
-        console.complain(text, "warning")
-    return login
+    told(report.message)
 
 
 @cli.command(cls=Command)
-@click.argument("mountpoint")
+@click.argument("mountpoint", shell_complete=directory)
 @click.option("--lazy", is_flag=True, help="Detach now, end when the last file is closed.")
 def umount(mountpoint: str, lazy: bool) -> None:
     """Unmount MOUNTPOINT; a dead mount is cleared. Comes back when the session on the server has ended."""
@@ -186,7 +189,7 @@ def umount(mountpoint: str, lazy: bool) -> None:
 
 
 @cli.command(cls=Command)
-@click.argument("path")
+@click.argument("path", shell_complete=directory)
 @click.option("-r", "--recursive", is_flag=True, help="And of everything below.")
 def refresh(path: str, recursive: bool) -> None:
     """Forget what a mount knows of the directory PATH; the next look asks the server."""
@@ -261,7 +264,7 @@ browsing = archive_options(CONNECTION, CACHE, LOGGING, without=("log_file", "ttl
 
 
 @cli.command(cls=Command)
-@click.argument("path", default="/")
+@click.argument("path", default="/", shell_complete=archive_path)
 @click.option("-l", "long", is_flag=True, help="With kind, size, time and ID.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @browsing
@@ -292,7 +295,7 @@ def ls(path: str, long: bool, as_json: bool, config: Path | None, insecure: bool
 
 
 @cli.command(cls=Command)
-@click.argument("path")
+@click.argument("path", shell_complete=archive_path)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @browsing
 def stat(path: str, as_json: bool, config: Path | None, insecure: bool, verbose: bool, **flags: Any) -> None:
@@ -307,7 +310,7 @@ def stat(path: str, as_json: bool, config: Path | None, insecure: bool, verbose:
 
 
 @cli.command(cls=Command)
-@click.argument("path")
+@click.argument("path", shell_complete=archive_path)
 @browsing
 def cat(path: str, config: Path | None, insecure: bool, verbose: bool, **flags: Any) -> None:
     """Write a file of the archive to standard output."""
@@ -390,3 +393,8 @@ def docs(name: str | None) -> None:
     if name not in shipped:
         raise click.UsageError(f"no document {name!r}; there are: {', '.join(sorted(shipped))}")
     console.document(shipped[name].read_text(encoding="utf-8"))
+
+
+cli_system.register(cli)
+cli_status.register(cli)
+cli_data.register(cli)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from xnatfs.errors import SettingsError
-from xnatfs.options import CONNECTION, LOGGING, OPTIONS, Option, parse_texts
+from xnatfs.options import CONNECTION, LOGGING, OPTIONS, Option, parse_texts, settings_in
 
 if TYPE_CHECKING:
     from xnatfs.settings import Settings
@@ -45,9 +45,24 @@ def _option(option: Option) -> Callable[[F], F]:
     shape: dict[str, Any] = {"metavar": option.metavar, "multiple": option.parse is parse_texts}
     if option.fixed is not None:
         shape = {"is_flag": True}
+    if option.name == "fuse_options":
+        shape |= {"is_eager": True, "callback": _settings_among}
     return click.option(
         option.flag, option.name, cls=GroupedOption, group=option.group, help=text, default=None, **shape
     )
+
+
+def _settings_among(context: click.Context, _parameter: click.Parameter, texts: Sequence[str]) -> tuple[str, ...]:
+    """Settings among the words of ``-o`` count like their options, which win over them; the other words stay."""
+    try:
+        found, rest = settings_in(texts or ())
+    except ValueError as error:
+        raise click.UsageError(f"-o {error}", context) from None
+    foreign = found.keys() - {one.name for one in context.command.params}
+    if foreign:
+        raise click.UsageError(f"-o: {', '.join(sorted(foreign))} cannot be set here", context)
+    context.default_map = {**(context.default_map or {}), **found}
+    return rest
 
 
 def _extra(flag: str, *more: str, group: str = CONNECTION, **kwargs: Any) -> Callable[[F], F]:
@@ -86,7 +101,8 @@ def normal(flags: dict[str, Any], verbose: bool) -> dict[str, Any]:
     """Options as `xnatfs.settings.load` wants them: given flags by the value that they stand for."""
     for option in OPTIONS:
         if option.fixed is not None and option.name in flags:
-            flags[option.name] = option.fixed if flags[option.name] else None
+            given = flags[option.name]
+            flags[option.name] = None if given is None else option.fixed if given else not option.fixed
     if verbose and flags.get("log_level") is None:
         flags["log_level"] = "debug"
     return flags

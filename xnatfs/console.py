@@ -135,6 +135,17 @@ def table(
     _console(sys.stdout).print(shown)
 
 
+def verdict(state: str, style: str, what: str, found: str, remedy: str) -> None:
+    """The outcome of one check, with what to do below it; into a pipe: four fields."""
+    if not on_terminal():
+        line("\t".join(" ".join(field.split()) for field in (state, what, found, remedy)))
+        return
+    shown = Text.assemble((f"{state:5}", style), f"{what:13}", printable(found))
+    if remedy:
+        shown.append(f"\n{'':18}-> {printable(remedy)}", "bold")
+    _console(sys.stdout).print(shown)
+
+
 def _nothing() -> Iterator[str]:
     while True:
         yield ""

@@ -196,15 +196,35 @@ def complete(choice: Choice, ask: Callable[[str, bool], str] | None) -> Credenti
 
 
 def from_environment(environ: Mapping[str, str]) -> Offer:
-    """``XNAT_HOST``, ``XNAT_USER``, ``XNAT_PASS``, as XNAT sets them in its containers. Empty counts as not set."""
+    """``XNAT_HOST``, ``XNAT_USER``, ``XNAT_PASS``, as XNAT sets them in its containers. Empty counts as not set.
+
+    Instead of XNAT_PASS: the credential ``xnatfs.password`` of a systemd unit (LoadCredential, systemd.exec(5)).
+    """
     host, user, password = (environ.get(name) or None for name in ("XNAT_HOST", "XNAT_USER", "XNAT_PASS"))
+    origin = "environment XNAT_PASS"
+    handed_on = credentials_directory(environ)
+    if password is None and handed_on is not None and (handed_on / PASSWORD_CREDENTIAL).exists():
+        origin = f"credential {PASSWORD_CREDENTIAL}"
+        try:
+            password = (handed_on / PASSWORD_CREDENTIAL).read_text(encoding="utf-8").rstrip("\r\n") or None
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{origin}: cannot be read: {_reason(error)}") from None
     return Offer(
         "environment",
         normal_server(host, "environment XNAT_HOST") if host else None,
         user,
         Secret(password) if password else None,
-        names={"server": "environment XNAT_HOST", "user": "environment XNAT_USER", "password": "environment XNAT_PASS"},
+        names={"server": "environment XNAT_HOST", "user": "environment XNAT_USER", "password": origin},
     )
+
+
+PASSWORD_CREDENTIAL = "xnatfs.password"  # noqa: S105 - a name
+
+
+def credentials_directory(environ: Mapping[str, str]) -> Path | None:
+    """Where systemd hands secrets to this process alone; None when it does not."""
+    given = environ.get("CREDENTIALS_DIRECTORY", "")
+    return Path(given) if given.startswith("/") else None
 
 
 def from_netrc(server: str, user: str | None, environ: Mapping[str, str]) -> Offer | None:
@@ -235,7 +255,13 @@ def from_netrc(server: str, user: str | None, environ: Mapping[str, str]) -> Off
 
 
 def refuse_if_others_read(path: Path) -> None:
-    """Raise `SettingsError`, with the command that mends it, when group or others may read or change ``path``."""
+    """Raise `SettingsError`, with the command that mends it, when group or others may read or change ``path``.
+
+    What systemd hands to this process is right as it is: its mode shows the mask of an access list as the group's.
+    """
+    handed_on = credentials_directory(os.environ)
+    if handed_on is not None and path.is_relative_to(handed_on):
+        return
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError as error:

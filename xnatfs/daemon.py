@@ -218,6 +218,37 @@ def recorded_facts(mountpoint: Path) -> dict[str, Any] | None:
     return facts if isinstance(facts, dict) else None
 
 
+def left_facts(mountpoint: Path) -> dict[str, Any]:
+    """What the process that is or was behind ``mountpoint`` recorded last; nothing where nothing is left of it."""
+    try:
+        facts = json.loads(record_path(mountpoint).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def send_signal(mountpoint: Path, number: int) -> None:
+    """Send a signal to the living process behind ``mountpoint``, and to no other that may have got its number.
+
+    Raises `MountpointError`: there is none of ours, or it may not be signalled.
+    """
+    facts = recorded_facts(mountpoint)
+    try:
+        process = os.pidfd_open(facts["pid"]) if facts else -1
+    except OSError:
+        process = -1
+    if process < 0:
+        raise MountpointError(f"{mountpoint}: no process of yours is recorded as serving it")
+    try:
+        if recorded_facts(mountpoint) != facts:  # still locked by it, so that is the process we hold
+            raise MountpointError(f"{mountpoint}: the process behind it has just ended")
+        signal.pidfd_send_signal(process, number)
+    except OSError as error:
+        raise MountpointError(f"{mountpoint}: its process cannot be signalled: {error.strerror}") from None
+    finally:
+        os.close(process)
+
+
 def wait_for_end(mountpoint: Path, seconds: float) -> bool:
     """Wait until the process behind ``mountpoint`` has cleaned up and gone; False when it takes longer."""
     try:

@@ -51,6 +51,11 @@ FILLER = PYFUNCTYPE(c_int, c_void_p, c_char_p, c_void_p, c_int64)
 """readdir's callback into libfuse. Keeps the GIL: it only copies, and would else hand the GIL over for each name."""
 
 
+def caller() -> int:
+    """The thread that the call which is being served comes from, as the kernel numbers it."""
+    return int(library.fuse_get_context().contents.pid)
+
+
 class Operations(ctypes.Structure):
     """``struct fuse_operations`` of libfuse 2.9: fusepy's, and the five members that it does not know."""
 

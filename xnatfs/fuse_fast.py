@@ -6,7 +6,6 @@ for 0, success, so each is one ``try`` that catches everything; a test reads thi
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 from collections.abc import Callable
@@ -16,12 +15,15 @@ from typing import Any
 
 from xnatfs import fuse_abi as abi
 from xnatfs.errors import BadHandle, CacheFault, NotFound
+from xnatfs.fuse_dirents import fill, packed
 from xnatfs.fuse_kernel import Pages
 from xnatfs.fuse_ops import XnatOperations, answer
 from xnatfs.fuse_vfs import Directory, OpenFile
-from xnatfs.tree.nodes import Kind
 
 FileInfo, SEEK_END, KEEP, BYPASS = abi.FileInfo, os.SEEK_END, Pages.KEEP, Pages.BYPASS  # globals are found quickest
+
+
+_META = b".xnat"
 
 
 def decode(path: bytes) -> str:
@@ -67,6 +69,10 @@ class Memos:
             memo = self.young[parent] = Memo(directory)
         return memo
 
+    def drop(self, parent: bytes) -> None:
+        self.young.pop(parent, None)
+        self._old.pop(parent, None)
+
     def grew(self) -> None:
         """One structure more."""
         self._count += 1
@@ -92,25 +98,33 @@ class Callbacks:
         self._operations = operations
         self._vfs = operations.vfs
         self._readers = operations.files.table
+        self._served = operations.served
+        self._failed = operations.failed
         self._waiting = waiting
         self._clock = clock
         self._memos = Memos()
         self._pack = abi.StatPacker(operations.look).pack
-        self._modes = {kind: operations.look.mode(kind) for kind in Kind}
         self.top: set[bytes] = set()
+        operations.mistold = self._mistold
 
     def table(self) -> dict[str, Any]:
         """Operation -> C function."""
-        return {name: prototype(getattr(self, name)) for name, prototype in abi.OPERATIONS.items()}
+        watched = self._operations.watched
+        return {name: prototype(watched(name, getattr(self, name))) for name, prototype in abi.OPERATIONS.items()}
 
     def forget(self) -> None:
         """Ask the file system again for everything."""
         self._memos.clear()
 
+    def _mistold(self, path: Any) -> None:
+        """Ask it again for what lies beside this."""
+        self._memos.drop(path.rpartition(b"/")[0])
+
     # --- attributes
 
     def getattr(self, path: bytes, buffer: int) -> int:
         try:
+            self._served.getattr += 1
             parent, _, name = path.rpartition(b"/")
             memo = self._memos.young.get(parent)
             if memo is not None and memo.directory.expires > self._clock():
@@ -125,20 +139,23 @@ class Callbacks:
             abi.memmove(buffer, packed, abi.STAT_SIZE)
             return 0
         except BaseException as problem:
-            return -answer("getattr", problem)
+            return -answer("getattr", problem, self._failed)
 
     def fgetattr(self, path: bytes, buffer: int, _info: int) -> int:
         try:
             return self.getattr(path, buffer)
         except BaseException as problem:
-            return -answer("fgetattr", problem)
+            return -answer("fgetattr", problem, self._failed)
 
     def _stat(self, path: bytes, parent: bytes, name: bytes, memo: Memo | None) -> bytes:
         """A packed stat, remembered for as long as this listing of the directory is good; absence likewise."""
+        self._served.looked += 1
         if not parent:
             if not name:
                 return self._pack(self._vfs.getattr("/"))
             self.top.add(name)
+            if name == _META:  # what the mount says of itself must not wait for the list of projects
+                return self._pack(self._vfs.getattr(decode(path)))
         memo = memo or self._memos.get(parent)
         if memo is None or memo.directory.expires <= self._clock():  # a refresh sets that back
             # the file system may say no without a listing, to the names that desktops probe for
@@ -163,43 +180,38 @@ class Callbacks:
 
     def opendir(self, path: bytes, info: int) -> int:
         try:
+            self._served.opendir += 1
             with self._waiting:
                 handle = self._operations.opendir(decode(path))
             FileInfo.from_address(info).fh = handle
             return 0
         except BaseException as problem:
-            return -answer("opendir", problem)
+            return -answer("opendir", problem, self._failed)
 
     def readdir(self, _path: int, buffer: int, filler: int, _offset: int, info: int) -> int:
-        """The whole snapshot at once; libfuse deals it out (each name has offset 0, its sign for that)."""
+        """The whole snapshot at once; libfuse deals it out."""
         try:
-            directory = self._operations.directories.get(FileInfo.from_address(info).fh)
+            self._served.readdir += 1
+            handle = FileInfo.from_address(info).fh
+            directory = self._operations.directories.get(handle)
             with self._waiting:
-                entries = directory.entries()
-            fill, modes = abi.FILLER(filler), self._modes
-            room = (ctypes.c_char * abi.STAT_ROOM)()  # a struct stat, of which readdir wants two numbers
-            attributes = ctypes.addressof(room)
-            ino, mode = abi.field(attributes, "st_ino"), abi.field(attributes, "st_mode")
-            full = fill(buffer, b".", None, 0) or fill(buffer, b"..", None, 0)
-            for name, kind, number in entries:
-                ino.value = number
-                mode.value = modes[kind]
-                full = fill(buffer, name.encode("utf-8", "surrogateescape"), attributes, 0) or full
-            return -errno.ENOMEM if full else 0
+                dirents = directory.derive(packed)
+            return 0 if fill(buffer, filler, handle, dirents) else -errno.ENOMEM
         except BaseException as problem:
-            return -answer("readdir", problem)
+            return -answer("readdir", problem, self._failed)
 
     def releasedir(self, _path: int, info: int) -> int:
         try:
             self._operations.directories.pop(FileInfo.from_address(info).fh)
             return 0
         except BaseException as problem:
-            return -answer("releasedir", problem)
+            return -answer("releasedir", problem, self._failed)
 
     # --- files
 
     def open(self, path: bytes, info: int) -> int:
         try:
+            self._served.open += 1
             opened = FileInfo.from_address(info)
             with self._waiting:
                 opened.fh, pages = self._operations.open_file(decode(path), opened.flags, path)
@@ -209,7 +221,7 @@ class Callbacks:
                 opened.bits |= abi.DIRECT_IO
             return 0
         except BaseException as problem:
-            return -answer("open", problem)
+            return -answer("open", problem, self._failed)
 
     def read_buf(self, _path: int, result: int, size: int, offset: int, info: int) -> int:
         """Answers with a place in a local file, from where libfuse splices the bytes to the kernel, without the GIL.
@@ -218,6 +230,8 @@ class Callbacks:
         checked (somebody may have truncated it), and anything short is an error.
         """
         try:
+            served = self._served
+            served.read += 1
             reader = self._readers.get(FileInfo.from_address(info).fh)
             if reader is None:
                 raise BadHandle("read from a file that is not open")
@@ -235,12 +249,14 @@ class Callbacks:
                 return -errno.ENOMEM
             abi.memmove(vector, abi.VECTOR.pack(1, 0, 0, length, abi.IN_FILE, 0, fd, offset), abi.VECTOR.size)
             c_void_p.from_address(result).value = vector
+            served.bytes += length
             return 0
         except BaseException as problem:
-            return -answer("read", problem)
+            return -answer("read", problem, self._failed)
 
     def _fetch(self, file: OpenFile, offset: int, length: int) -> int:
         """Wait for bytes. Returns the file descriptor that has them."""
+        self._served.waited += 1
         with self._waiting:
             got = file.prepare(offset, length)
         fd = file.fileno
@@ -253,4 +269,4 @@ class Callbacks:
             self._operations.release_file(FileInfo.from_address(info).fh)
             return 0
         except BaseException as problem:
-            return -answer("release", problem)
+            return -answer("release", problem, self._failed)

@@ -11,8 +11,9 @@ from enum import Enum
 
 from xnatfs.tree.nodes import Attributes, Kind
 
-IO_SIZE = 128 * 1024
-"""Bytes; the largest read that libfuse2 passes on, so what st_blksize recommends."""
+IO_SIZE = 16 * 1024
+"""Bytes that st_blksize recommends, which is what buffered readers (Python's, the C library's) then read at a time.
+Enough for the header of any format; who wants all of a file asks for more, and tells himself apart by that."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,10 @@ class Pages(Enum):
     KEEP = "keep"
     DROP = "drop"
     BYPASS = "bypass"
+    AGAIN = "again"
+    """It believes another size, and must look the file up again before this one can be opened."""
+    IN_USE = "in use"
+    """A version of another size is being read: this one cannot be opened."""
 
 
 @dataclass(slots=True)
@@ -70,9 +75,10 @@ class PageCache:
     """Which version of each path the kernel's page cache may hold, and which size the kernel believes.
 
     libfuse2 has one set of pages and one size per path. So pages are kept for the version that they came from and
-    dropped when another version is opened. A reader goes past the page cache when readers of another version still
-    use it (else one would see the other's bytes), and when the kernel believes another size than the file now has (it
-    would cut the new bytes at the old size). While a version is read through the page cache, stat keeps its size.
+    dropped when another version is opened. While readers of another version of the same size still use them, a reader
+    goes past the page cache, else one would see the other's bytes. While readers of a version of another size do, that
+    size stands, and nobody else opens the file: he would see his bytes under a size that is not theirs, which copies
+    that go by the size cut short.
     """
 
     def __init__(self, limit: int = 50_000) -> None:
@@ -94,15 +100,18 @@ class PageCache:
         return size
 
     def opened(self, path: Path, version: str, size: int) -> Pages:
-        """What to do for a file just opened. KEEP and DROP need `closed` later, BYPASS does not."""
+        """What to do for a file just opened. KEEP and DROP need `closed` later, the others do not."""
         with self._lock:
-            if self._told.get(path, size) != size:
-                return Pages.BYPASS
             cached = self._cached.get(path)
+            used = cached is not None and cached.handles > 0
+            if used and cached is not None and cached.size != size:
+                return Pages.IN_USE
+            if self._told.get(path, size) != size:
+                return Pages.AGAIN
             if cached is not None and (cached.version, cached.size) == (version, size):
                 cached.handles += 1
                 return Pages.KEEP
-            if cached is not None and cached.handles:
+            if used:
                 return Pages.BYPASS
             self._cached[path] = _Cached(version, size, 1)
             self._cached.move_to_end(path)

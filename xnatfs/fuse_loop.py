@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from xnatfs.errors import MountpointError
 from xnatfs.fuse_kernel import Look
@@ -28,6 +28,10 @@ from xnatfs.fuse_mount import MountOptions, check_mountpoint, check_rights, find
 from xnatfs.fuse_ops import XnatOperations
 from xnatfs.fuse_threads import WAKE
 from xnatfs.fuse_vfs import Vfs
+from xnatfs.stats import Stats
+
+if TYPE_CHECKING:
+    from xnatfs.fuse_watch import Tell
 
 log = logging.getLogger(__name__)
 
@@ -84,13 +88,16 @@ def mount(
     ready: Callable[[], None] = lambda: None,
     forget: Callable[[Callable[[], None]], None] = lambda _forget: None,
     clock: Callable[[], float] = time.monotonic,
+    stats: Stats | None = None,
+    tell: Tell | None = None,
 ) -> None:
     """Mount ``vfs`` and serve it. Returns on unmount, SIGTERM, SIGINT, and SIGHUP if that has no handler.
 
     ``ready`` is called once the mount is live: threads and sessions start there. What it raises ends the mount and is
     raised again. ``forget`` is called before it with a function that makes a refresh visible at once (fast loop only).
     ``clock`` is the one that ``Directory.expires`` is measured with. When calls still wait for the server at the end,
-    ``vfs.close()`` is called so that they end.
+    ``vfs.close()`` is called so that they end. ``stats`` counts operations and errors; ``tell`` hears of each operation
+    (see `xnatfs.fuse_watch`), which makes each a little slower.
 
     Raises `FuseMissing` (libfuse2, /dev/fuse), `MountpointError` (the directory), `SettingsError` (an option that this
     user may not use). Call it from the main thread: only there can signals be handled.
@@ -100,7 +107,7 @@ def mount(
     where = check_mountpoint(mountpoint, nonempty=options.nonempty)
     uid = os.geteuid() if options.uid is None else options.uid
     gid = os.getegid() if options.gid is None else options.gid
-    operations = XnatOperations(vfs, Look(uid, gid, options.umask))
+    operations = _operations(vfs, Look(uid, gid, options.umask), stats, tell)
     end = End()
     interval = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_INTERVAL)
@@ -113,6 +120,14 @@ def mount(
     finally:
         sys.setswitchinterval(interval)
         end.close()
+
+
+def _operations(vfs: Vfs, look: Look, stats: Stats | None, tell: Tell | None) -> XnatOperations:
+    if tell is None:
+        return XnatOperations(vfs, look, stats)
+    from xnatfs.fuse_watch import WatchedOperations
+
+    return WatchedOperations(vfs, look, stats, tell)
 
 
 def load(loop: Literal["fast", "plain"] = "fast") -> None:

@@ -18,9 +18,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xnatfs.errors import FuseMissing, MountpointError, SettingsError
+from xnatfs.options import split_options
 
 SUBTYPE = "xnatfs"
 INSTALL = "apt-get install fuse3 libfuse2 (libfuse2t64 on newer systems)"
+KERNEL_SHARE = 0.25
+"""Part of the time to live for which the kernel keeps names and attributes. Listings are kept for the rest of it, so
+that nothing is seen that is older."""
 _DEAD = {errno.ENOTCONN, errno.ECONNABORTED}
 
 
@@ -32,7 +36,7 @@ class MountOptions:
     """How the mount is made. Times in seconds; ``uid`` and ``gid`` None mean those of the process."""
 
     ttl: float = 60.0
-    """How long metadata is good; the kernel keeps names and attributes half as long, see `kernel_options`."""
+    """How long metadata is good, what the kernel keeps of it included; see `KERNEL_SHARE`."""
     negative_ttl: float = 5.0
     """How long the kernel remembers that a name does not exist."""
     allow_other: bool = False
@@ -48,6 +52,8 @@ class MountOptions:
     auto_unmount: bool = False
     fsname: str = SUBTYPE
     """What ``df`` and ``findmnt`` show as the source: the server, never with credentials."""
+    subtype: str = SUBTYPE
+    """The type is ``fuse.`` and this."""
     max_background: int = 200
     """Reads that may wait in the kernel at once; its default of 12 lets twelve slow reads stop all others."""
     read_ahead: int = 512
@@ -58,20 +64,22 @@ class MountOptions:
 
     def kernel_options(self) -> dict[str, str | bool]:
         """What fusepy passes on as ``-o`` options; False drops one."""
-        keep = f"{self.ttl / 2:g}"  # a listing is kept for ttl, so half of it keeps what one sees within 1.5 ttl
+        keep = self.ttl * KERNEL_SHARE
         options: dict[str, str | bool] = {
             "ro": True,
             "use_ino": True,
-            "attr_timeout": keep,
-            "entry_timeout": keep,
-            "negative_timeout": f"{min(self.negative_ttl, self.ttl):g}",
+            "attr_timeout": f"{keep:g}",
+            "entry_timeout": f"{keep:g}",
+            "negative_timeout": f"{min(self.negative_ttl, keep):g}",
             "max_background": str(self.max_background),
             "congestion_threshold": str(self.max_background * 3 // 4),
             "fsname": re.sub(r"([\\,])", r"\\\1", self.fsname),
-            "subtype": SUBTYPE,
+            "subtype": re.sub(r"([\\,])", r"\\\1", self.subtype),
         }
         for flag in _FLAGS:
             options[flag] = bool(getattr(self, flag))
+        for word, flag in _OPPOSITES.items():
+            options[word] = not getattr(self, flag)  # libfuse says nosuid and nodev by itself
         return options
 
 
@@ -89,22 +97,11 @@ _OPPOSITES = {"suid": "nosuid", "dev": "nodev", "exec": "noexec"}
 _FOR_OTHERS = frozenset(
     (
         *("ro", "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev"),
-        *("async", "atime", "noatime", "diratime", "nodiratime", "relatime", "norelatime", "strictatime"),
-        *("subtype", "comment"),
+        *("sync", "async", "dirsync", "atime", "noatime", "diratime", "nodiratime", "relatime", "norelatime"),
+        *("strictatime", "nostrictatime", "lazytime", "nolazytime", "silent", "loud", "uhelper", "helper", "comment"),
     )
 )
 """True of every mount of ours, or meant for mount(8) and systemd: accepted and not passed on."""
-
-
-def split_options(texts: Iterable[str]) -> dict[str, str | None]:
-    """``["allow_other,uid=1000", "ro"]`` as a dict, later ones winning; a comma in a value is written ``\\,``."""
-    given: dict[str, str | None] = {}
-    for text in texts:
-        for part in re.split(r"(?<!\\),", text):
-            name, equals, value = part.strip().partition("=")
-            if name:
-                given[name] = value.replace("\\,", ",") if equals else None
-    return given
 
 
 def parse_options(texts: Iterable[str] | str, base: MountOptions | None = None) -> MountOptions:
@@ -133,9 +130,21 @@ def mount_options(given: Mapping[str, str | None], base: MountOptions) -> MountO
                 changes[field] = parse(value or "")
             except (ValueError, KeyError):
                 raise SettingsError(f"-o {name}={value or ''}: no valid value for {name}") from None
-        elif name not in _FOR_OTHERS and not name.startswith("x-"):
-            raise SettingsError(f"-o {name}: unknown mount option")
+        elif not known(name):
+            raise SettingsError(_unknown(name))
     return replace(base, **changes)  # type: ignore[arg-type]  # the fields are checked above
+
+
+def known(name: str) -> bool:
+    """May the option stand after ``-o``? Whatever its value; the settings of the command line are none of these."""
+    table = name in _FLAGS or name in _OPPOSITES or name in _VALUES or name in _FOR_OTHERS
+    return table or name.startswith(("x-", "X-"))
+
+
+def _unknown(name: str) -> str:
+    if name in ("pass", "password"):
+        return f"-o {name}: others can read mount options; put the password into a file for config=FILE (mode 0600)"
+    return f"-o {name}: unknown mount option"
 
 
 def _natural(text: str) -> int:
@@ -176,6 +185,7 @@ _VALUES: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "threads": ("threads", _natural),
     "max_threads": ("max_threads", _natural),
     "fsname": ("fsname", _text),
+    "subtype": ("subtype", _text),
 }
 
 
@@ -185,6 +195,8 @@ def check_rights(options: MountOptions, *, fuse_conf: Path = Path("/etc/fuse.con
         raise FuseMissing(f"/dev/fuse is missing: FUSE is not set up here. Remedy: {INSTALL}, or modprobe fuse")
     if os.geteuid() == 0:
         return
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):  # fusermount opens it as who calls it
+        raise FuseMissing("/dev/fuse may not be opened by this user. Remedy, as root: chmod 666 /dev/fuse")
     if fusermount() is None:
         raise FuseMissing(f"fusermount is missing, without which only root can mount. Remedy: {INSTALL}")
     if options.allow_other or options.allow_root:

@@ -21,12 +21,15 @@ from typing import Any, Generic, TypeVar
 from xnatfs import errors
 from xnatfs.fuse_kernel import Look, PageCache, Pages, Path
 from xnatfs.fuse_vfs import Directory, OpenFile, Vfs
+from xnatfs.stats import SERVED, Served, Stats
 from xnatfs.tree.nodes import Attributes, Kind
 
 log = logging.getLogger(__name__)
 
 BLOCK_SIZE = 4096
 """Bytes; the unit of statfs."""
+LISTERS = 1000
+"""Threads of which it is known which directory they listed last."""
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 
 
@@ -35,7 +38,7 @@ class Unsupported(errors.NoAttribute):
 
 
 class AnsweredError(OSError):
-    """An exception for which the guard has found the errno. Nothing else raises it."""
+    """An exception whose errno is settled: by the guard, or as part of how the kernel is spoken to."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code, os.strerror(code))
@@ -69,18 +72,23 @@ _ORDINARY = {"ENOENT", "ENOTDIR", "EISDIR", "EROFS", "ENAMETOOLONG", "ENODATA", 
 """Answers of every day, told at debug level only."""
 
 
-def answer(operation: str, problem: BaseException) -> int:
-    """The positive errno for an exception that left an operation. Never raises, whatever it is given."""
+def answer(operation: str, problem: BaseException, failed: Callable[[str], None] = lambda _name: None) -> int:
+    """The positive errno for an exception that left an operation; ``failed`` is told its name.
+
+    Never raises, whatever it is given.
+    """
     try:
         if isinstance(problem, AnsweredError):
             return problem.code
         code = next((ERRNO[base] for base in type(problem).__mro__ if base in ERRNO), None)
         if code is None:
+            failed("EIO")
             log.error("%s: unexpected %s", operation, type(problem).__name__, exc_info=problem)
             return errno.EIO
         if operation == "readdir" and code == errno.ENOENT:
             code = errno.ESTALE  # the C library takes ENOENT here for the end: an empty directory, and success
         name = errno.errorcode[code]
+        failed(name)
         log.log(logging.DEBUG if name in _ORDINARY else logging.WARNING, "%s: %s: %s", operation, name, problem)
         return code
     except BaseException:  # a log handler that fails must not turn an error into success
@@ -133,24 +141,45 @@ class XnatOperations:
 
     use_ns = True
 
-    def __init__(self, vfs: Vfs, look: Look) -> None:
+    def __init__(self, vfs: Vfs, look: Look, stats: Stats | None = None) -> None:
         self.vfs = vfs
         self.look = look
+        self.stats = stats or Stats()
+        self.served = Served()
+        self.stats.include(self.served.counts)
         self.files: Handles[Reader] = Handles()
         self.directories: Handles[Directory] = Handles()
         self.pages = PageCache()
+        self.caller: Callable[[], int] = lambda: 0
+        """The thread that the present call is for, as the kernel numbers it; 0 where that is not known."""
+        self._listed: dict[int, str] = {}
+        """The directory that each thread of others listed last."""
         self.refreshes = 0
+        self.mistold: Callable[[Path], None] = lambda _path: None  # called when the kernel has a size that is past
         self.outlived: Callable[[], None] = lambda: None  # called when a file closes that was open during a refresh
 
     def __call__(self, operation: str, *arguments: Any) -> Any:
         """The guard: whatever goes wrong leaves as `AnsweredError`, an ``OSError`` with a positive errno."""
         try:
+            if operation in SERVED:
+                setattr(self.served, operation, getattr(self.served, operation) + 1)
+            else:
+                self.stats.add(f"operations.{operation}")
             return getattr(self, operation)(*arguments)
         except BaseException as problem:
-            code = answer(operation, problem)
+            code = answer(operation, problem, self.failed)
         raise AnsweredError(code)
 
+    def failed(self, name: str) -> None:
+        """Count an error by the name of its errno."""
+        self.stats.add(f"errors.{name}")
+
+    def watched(self, _operation: str, callback: Callable[..., int]) -> Callable[..., int]:
+        """What shall serve a hot operation of the fast loop: its callback, unless somebody wants to look on."""
+        return callback
+
     def getattr(self, path: str, _fi: Any = None) -> dict[str, int]:
+        self.served.looked += 1
         return self.look.fields(self.told(path, self.vfs.getattr(path)))
 
     def told(self, path: Path, attributes: Attributes) -> Attributes:
@@ -164,7 +193,11 @@ class XnatOperations:
         return self.vfs.readlink(path)
 
     def opendir(self, path: str) -> int:
-        return self.directories.add(self.vfs.directory(path))
+        handle = self.directories.add(self.vfs.directory(path))
+        if len(self._listed) >= LISTERS:
+            self._listed.clear()
+        self._listed[self.caller()] = path
+        return handle
 
     def readdir(self, _path: str, handle: int) -> Iterator[tuple[str, dict[str, int] | None, int]]:
         entries = self.directories.get(handle).entries()
@@ -185,14 +218,24 @@ class XnatOperations:
         """A new handle, and what the kernel shall do with the pages that it has of the file (``key``, see `told`)."""
         if flags & WRITING:
             raise errors.ReadOnly(f"{path}: the mount is read-only")
-        file = self.vfs.open(path)
+        file = self.vfs.open(path, walking=self._listed.get(self.caller()) == path.rpartition("/")[0])
         pages = self.pages.opened(key or path, file.version, file.size)
+        if pages in (Pages.AGAIN, Pages.IN_USE):
+            file.close()
+            self.mistold(key or path)
+            if (
+                pages is Pages.AGAIN
+            ):  # told ESTALE, the kernel looks every name of the path up again and opens once more
+                raise AnsweredError(errno.ESTALE)
+            raise errors.ContentChanged(f"{path}: a version of another size is still being read")
         reader = Reader(file, None if pages is Pages.BYPASS else key or path, self.refreshes)
         return self.files.add(reader), pages
 
     def read(self, _path: str, size: int, offset: int, fi: Any) -> bytes:
         file = self.files.get(fi.fh).file
+        self.served.waited += not file.ready(offset, size)
         data = file.read(offset, size)
+        self.served.bytes += len(data)
         if len(data) != max(0, min(size, file.size - offset)):  # the kernel would take it for the end of the file
             raise errors.CacheFault(f"{len(data)} bytes at {offset}, where there should be more")
         return data

@@ -33,6 +33,7 @@ class PlainSession:
     def __init__(self, operations: XnatOperations, mountpoint: str, options: MountOptions) -> None:
         abi.declare()
         self._operations = operations
+        operations.caller = abi.caller
         self._mountpoint = mountpoint
         self._options = options
         self._lock = threading.Lock()  # guards the next

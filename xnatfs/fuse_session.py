@@ -66,6 +66,7 @@ class Session:
         self._where = mountpoint
         self._dropping = threading.Lock()  # guards _closed and the channel; a leaf
         self._closed = False
+        operations.caller = abi.caller
         operations.outlived = self._forget_again
         self._callbacks = Callbacks(operations, self.threads, making["clock"])
         self._table = Table(operations, self.threads, self._callbacks.table())

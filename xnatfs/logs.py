@@ -138,9 +138,19 @@ def setup(level: str, handler: logging.Handler, redactor: Redactor, fmt: str = F
         old.close()
     handler.xnatfs = True  # type: ignore[attr-defined]
     root.addHandler(handler)
-    root.setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
-    logging.getLogger(ROOT).setLevel(level.upper())
+    set_level(level)
     logging.captureWarnings(True)
+
+
+def set_level(level: str) -> None:
+    """Log from ``level`` (one of `LEVELS`) on; also later, while others log."""
+    logging.getLogger().setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+    logging.getLogger(ROOT).setLevel(level.upper())
+
+
+def level() -> str:
+    """From which level on is logged now."""
+    return logging.getLevelName(logging.getLogger(ROOT).getEffectiveLevel()).lower()
 
 
 def remarks(stream: TextIO | None = None) -> logging.Handler:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
+from xnatfs import metrics
 from xnatfs.deadlines import Clock, Deadline
 from xnatfs.errors import NotFound
 from xnatfs.tree import attributes, layout
@@ -16,6 +17,8 @@ ACTIONS = ("refresh", "refresh-all")
 """Unlisted files of each ``.xnat``: opening one forgets what is known of the directory, or of all below as well."""
 REFRESHED = b"refreshed\n"
 """What there is to read in them."""
+OWN_SECONDS = 1.0
+"""How long the ``.xnat`` of the root holds, which depends on no listing; what is in it is made at each look."""
 
 
 class Browser(Protocol):
@@ -27,9 +30,9 @@ class Browser(Protocol):
 
 
 class Metadata:
-    """Builds the directories of the levels META and BY_TYPE. ``status`` is what ``status.json`` shows."""
+    """Builds the directories of the levels META and BY_TYPE; ``status.json`` and ``metrics`` show ``status``."""
 
-    def __init__(self, browser: Browser, clock: Clock, status: Callable[[], object]) -> None:
+    def __init__(self, browser: Browser, clock: Clock, status: Callable[[], Mapping[str, Any]]) -> None:
         self._browser = browser
         self._clock = clock
         self._status = status
@@ -38,11 +41,14 @@ class Metadata:
         """``.xnat``: small files made when they are looked up, so that stat knows their size before they are opened."""
         described = self._described(here)
         above = described.address
-        known = self._browser.directory(described, deadline)
+        expires = self._clock() + OWN_SECONDS
+        if above.level is not Level.ROOT:
+            expires = self._browser.directory(described, deadline).expires
 
         def table() -> list[dict[str, str]]:
             soon = Deadline(deadline.seconds, self._clock)
-            return attributes.rows(self._browser.complete(node, soon) for node in known.nodes())
+            nodes = self._browser.directory(described, soon).nodes()
+            return attributes.rows(self._browser.complete(node, soon) for node in nodes)
 
         makers: dict[str, Callable[[], bytes]] = {
             "children.csv": lambda: attributes.as_csv(table()),
@@ -50,6 +56,7 @@ class Metadata:
         }
         if above.level is Level.ROOT:
             makers["status.json"] = self._status_text
+            makers["metrics"] = lambda: _padded(metrics.exposition(self._status()).encode(), b"#")
         elif isinstance(here.record, Resource):
             record = here.record
             makers["item.json"] = lambda: attributes.as_json(attributes.describe(record))
@@ -73,7 +80,7 @@ class Metadata:
         actions: dict[str, Node] = {
             action: TextNode(action, REFRESHED, number(action), here.mtime_ns, action) for action in ACTIONS
         }
-        return Children(items, {}, actions, make, brief), known.expires
+        return Children(items, {}, actions, make, brief), expires
 
     def by_type(self, here: DirNode, deadline: Deadline) -> tuple[Children, float]:
         session = self._browser.directory(self._described(here), deadline)
@@ -92,6 +99,10 @@ class Metadata:
         return DirNode("", above, layout.place(above), here.mtime_ns, here.record, here.stamp)
 
     def _status_text(self) -> bytes:
-        """Padded with spaces, which JSON allows, so that numbers may grow between stat and read."""
-        text = attributes.as_json(self._status()).rstrip()
-        return text.ljust((len(text) // 4096 + 1) * 4096 - 1) + b"\n"
+        return _padded(attributes.as_json(self._status()).rstrip())
+
+
+def _padded(text: bytes, comment: bytes = b"") -> bytes:
+    """Padded with spaces, as JSON and a last comment allow, so that numbers may grow between stat and read."""
+    text += comment
+    return text.ljust((len(text) // 4096 + 1) * 4096 - 1) + b"\n"

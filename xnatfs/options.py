@@ -7,7 +7,8 @@ are made from it. Parsers take text or what JSON can hold, and raise ValueError 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,6 +141,7 @@ _LEVELS = ("error", "warning", "info", "debug")
 _LEVEL = one_of(*_LEVELS)
 _LOOP = one_of("fast", "plain")
 _SCAN_NAMES = one_of("id", "type")
+_KEPT = one_of("warmed", "all", "no")
 
 # fmt: off
 OPTIONS: tuple[Option, ...] = (
@@ -162,6 +164,11 @@ OPTIONS: tuple[Option, ...] = (
     Option("min_free", "--min-free", parse_size, None, CACHE, "Space that the cache leaves free on its disk.",
            "SIZE", "1G, or 5 % of a smaller disk"),
     Option("ttl", "--ttl", parse_seconds, 60.0, CACHE, "How long a listing counts as fresh.", "SECONDS", "60"),
+    Option("offline", "--offline", parse_flag, False, CACHE, "Ask no server: show what is kept, read what is cached.",
+           fixed=True),
+    Option("keep_listings", "--keep-listings", _KEPT, "warmed", CACHE,
+           "Listings kept on disk for when the server is away: those of warm and pin, all, or no.", "warmed|all|no",
+           "warmed"),
     Option("series", "--no-series", parse_flag, True, CACHE, "Never fetch a whole series as one archive.",
            fixed=False),
     Option("scan_names", "--scan-names", _SCAN_NAMES, "id", CACHE, "Show a scan as 3 or as 3-T1w; both are found.",
@@ -171,6 +178,74 @@ OPTIONS: tuple[Option, ...] = (
     Option("log_file", "--log-file", parse_path, None, LOGGING, "Log file of a mount in the background.",
            "FILE", "in ~/.local/state/xnatfs/log"),
     Option("log_level", "--log-level", _LEVEL, "info", LOGGING, "How much to log.", "|".join(_LEVELS), "info"),
+    Option("access_log", "--access-log", parse_path, None, LOGGING,
+           "Write a JSON line for each file operation to FILE, paths and labels included.", "FILE"),
 )
 # fmt: on
 BY_NAME = {option.name: option for option in OPTIONS}
+
+
+# -- settings among the words of -o ----------------------------------------------------------------------------------
+
+MOUNT_WORDS = {
+    {"loop": "fuse_loop", "series": "no_series"}.get(option.name, option.name): option
+    for option in OPTIONS
+    if option.name != "fuse_options"
+}
+"""The settings by what they are called after ``-o``: mount(8) would take ``loop`` for a block device's."""
+_WORDS = {
+    **{option.name: option for option in MOUNT_WORDS.values()},
+    **{option.flag.strip("-").replace("-", "_"): option for option in MOUNT_WORDS.values()},
+    **MOUNT_WORDS,
+}
+_OTHERS = {"config": "config", "username": "user"}
+"""Not ``user``: to mount(8) that word says who may mount."""
+
+
+def split_options(texts: Iterable[str]) -> dict[str, str | None]:
+    """``["allow_other,uid=1000", "ro"]`` as a dict, later ones winning; a comma in a value is written ``\\,``."""
+    given: dict[str, str | None] = {}
+    for text in texts:
+        for part in re.split(r"(?<!\\),", text):
+            name, equals, value = part.strip().partition("=")
+            if name:
+                given[name] = value.replace("\\,", ",") if equals else None
+    return given
+
+
+def join_option(name: str, value: str | None) -> str:
+    """The opposite of `split_options` for one option."""
+    return name if value is None else f"{name}=" + value.replace(",", "\\,")
+
+
+def settings_in(texts: Iterable[str]) -> tuple[dict[str, object], tuple[str, ...]]:
+    """The settings among ``-o`` words by the names of the command's parameters, and the words that are none.
+
+    ``ttl=5``, ``cache-size=1G``, ``guest``, ``no_series``, ``series=false``, ``config=FILE``, ``username=U``;
+    ``-`` and ``_`` are the same. A flag becomes whether it is given, everything else stays text. Raises ValueError
+    naming a setting without a value, or a flag with a value that is neither true nor false.
+    """
+    settings: dict[str, object] = {}
+    rest: list[str] = []
+    for name, value in split_options(texts).items():
+        word = name.replace("-", "_")
+        option = _WORDS.get(word)
+        if option is not None and option.fixed is not None:
+            wanted = _flag(name, value) is not word.startswith("no_")  # no_series=false: with series
+            settings[option.name] = wanted is option.fixed
+        elif word == "insecure":
+            settings[word] = _flag(name, value)
+        elif option is not None or word in _OTHERS:
+            if not value:
+                raise ValueError(f"{name} needs a value")
+            settings[option.name if option is not None else _OTHERS[word]] = value
+        else:
+            rest.append(join_option(name, value))
+    return settings, tuple(rest)
+
+
+def _flag(name: str, value: str | None) -> bool:
+    try:
+        return value is None or parse_flag(value)
+    except ValueError as error:
+        raise ValueError(f"{name}={value}: {error}") from None

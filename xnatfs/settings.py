@@ -57,12 +57,15 @@ class Settings:
     cache_age: Sourced[float]
     min_free: Sourced[int | None]
     ttl: Sourced[float]
+    offline: Sourced[bool]
+    keep_listings: Sourced[str]
     series: Sourced[bool]
     scan_names: Sourced[str]
     loop: Sourced[str]
     fuse_options: Sourced[tuple[str, ...]]
     log_file: Sourced[Path | None]
     log_level: Sourced[str]
+    access_log: Sourced[Path | None]
     notes: tuple[str, ...] = ()
     """What was found and not used, and why; for the log at level debug."""
 
@@ -176,6 +179,20 @@ def save_config(path: Path, settings: Settings, *, overwrite: bool, with_passwor
             document[name] = value.reveal() if isinstance(value, Secret) else plain(value)
     if path.exists() and not overwrite:
         raise SettingsError(f"{path} exists; --force overwrites it")
+    _write(path, document)
+
+
+def save_setting(path: Path, name: str, value: int | str) -> None:
+    """Change one setting of a config file, or begin one with it. Raises `SettingsError`."""
+    document: dict[str, Any] = {}
+    if path.exists():
+        read_config(path)  # says what is wrong with it
+        document = json.loads(path.read_bytes())
+    _write(path, {**document, name: value})
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    """Mode 0600, whole or not at all."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp makes it 0600

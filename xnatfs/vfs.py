@@ -12,23 +12,28 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from xnatfs.browse import Archive, Browser
+from xnatfs.browse import Browser
 from xnatfs.cache.listings import Listings, Submit
 from xnatfs.cache.store import Identity
 from xnatfs.deadlines import Clock, Deadline
 from xnatfs.errors import InvalidRequest, IsADirectory, NoAttribute, NotADirectory, NotFound
 from xnatfs.opened import ArchiveFile, Entry, Member, OpenFile, Reader, Siblings, TextFile
+from xnatfs.questions import Archive
 from xnatfs.stats import Stats
 from xnatfs.tree import attributes, layout
 from xnatfs.tree.directory import Directory
 from xnatfs.tree.nodes import Attributes, DirNode, FileNode, LinkNode, Node, TextNode, kind_of
 from xnatfs.xnat.records import FileRecord
 
+SINCE = f"{attributes.PREFIX}listed"
+"""Extended attribute of a directory that is shown as it was when the server was last there: when that was."""
+PLACES = 64
+"""Directories remembered because a file was opened in them."""
 _NOWHERE = TextNode("", b"", 0)
 
 
@@ -41,7 +46,7 @@ class Store(Protocol):
 class Pool(Protocol):
     """What this module asks of `xnatfs.transfer.pool.Pool`."""
 
-    def reader(self, entry: Any, file: Any, siblings: Any = None) -> Reader: ...
+    def reader(self, entry: Any, file: Any, siblings: Any = None, *, walking: bool = False) -> Reader: ...
     def close(self) -> None: ...
 
 
@@ -62,6 +67,14 @@ class Timing:
     read: float = 60.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A directory in which a file was opened, where others will soon be: found without the way from the root."""
+
+    directory: Directory
+    siblings: Siblings | None
+
+
 class Vfs:
     """See the module. ``submit`` runs loads of listings on worker threads; ``status`` is what ``status.json`` shows."""
 
@@ -76,7 +89,7 @@ class Vfs:
         cache_dir: Path,
         timing: Timing | None = None,
         clock: Clock = time.monotonic,
-        status: Callable[[], object] | None = None,
+        status: Callable[[], Mapping[str, Any]] | None = None,
         series: bool = True,
         scan_names: str = "id",
     ) -> None:
@@ -87,6 +100,7 @@ class Vfs:
         self._cache_dir = cache_dir
         self._series = series
         self._listings = Listings(submit, clock=clock, stats=stats, ttl=self._timing.ttl)
+        self._places: dict[str, _Place] = {}
         self._told: list[Callable[[], None]] = []
         self._browser = Browser(archive, self._listings, clock=clock, status=status, scan_names=scan_names)
 
@@ -113,14 +127,15 @@ class Vfs:
         """A directory as it is now. Raises `NotADirectory`.
 
         Who only wants to look up one name says which: names that desktops ask every directory for are `NotFound`
-        where no listing is at hand, without a request.
+        where no listing is at hand, without a request, and a directory that holds no other name, and has expired, may
+        do.
         """
         deadline = self._soon()
         node = self._browser.walk(path, deadline, follow=True)
         if not isinstance(node, DirNode):
             raise NotADirectory(path)
         if wanted:
-            self._browser.refuse_probe(node, wanted)
+            return self._browser.directory_for(node, wanted, deadline)
         return self._browser.directory(node, deadline)
 
     def readlink(self, path: str) -> str:
@@ -133,7 +148,9 @@ class Vfs:
         return list(self._xattrs(path))
 
     def _xattrs(self, path: str) -> dict[str, bytes]:
-        return attributes.xattrs(self._browser.complete(self.lookup(path, follow=True), self._soon()))
+        node = self._browser.complete(self.lookup(path, follow=True), self._soon())
+        since = self._browser.since(node.address) if isinstance(node, DirNode) else ""
+        return {**attributes.xattrs(node), **({SINCE: since.encode()} if since else {})}
 
     def getxattr(self, path: str, name: str) -> bytes:
         """Raises `NoAttribute`. Only names below ``user.xnat.`` are ever looked for."""
@@ -180,33 +197,54 @@ class Vfs:
 
     # -- contents -----------------------------------------------------------------------------------------------
 
-    def open(self, path: str) -> OpenFile:
-        """Open a file for reading, at the version that the listing has now. No byte is fetched yet."""
-        deadline = self._soon()
+    def open(self, path: str, *, walking: bool = False) -> OpenFile:
+        """Open a file for reading, at the version that the listing has now. No byte is fetched yet.
+
+        ``walking``: whoever opens it has just listed its directory, and may want all that is there.
+        """
         above, _, name = path.rstrip("/").rpartition("/")
-        parent = self._browser.walk(above, deadline, follow=True)
-        if not isinstance(parent, DirNode):
-            raise NotADirectory(f"{path}: goes through a file")
-        if not name:
-            raise IsADirectory(path)
-        node = self._browser.child(parent, name, deadline)  # a link leads to a directory, never to a file
-        if isinstance(node, TextNode):
-            if node.action:
-                self.refresh(above.rpartition("/")[0] or "/", node.action == "refresh-all")
-            return TextFile(node.name, node.content, f"{node.ino}:{self._clock()}")
-        if not isinstance(node, FileNode):
-            raise IsADirectory(path)
+        place = self._places.get(above)
+        node: Node | None = None
+        if place is not None and place.directory.expires > self._clock():  # a refresh sets that back
+            node = place.directory.get(name)
+        if place is None or not isinstance(node, FileNode):
+            parent, node = self._look(path, above, name)
+            if isinstance(node, TextNode):
+                if node.action:
+                    self.refresh(above.rpartition("/")[0] or "/", node.action == "refresh-all")
+                return TextFile(node.name, node.content, f"{node.ino}:{self._clock()}")
+            if not isinstance(node, FileNode):
+                raise IsADirectory(path)
+            place = self._place(above, parent, node.stamp)
         size = self._size(node)
         if node.record.size is None and size == 0:
             raise NotFound(f"{path}: listed, but the server has no bytes for it")
         entry: Entry = self._store.open(_identity(node.record, size, node.stamp))
         try:
-            reader = self._pool.reader(entry, node.record, self._siblings(parent, node.stamp))
+            reader = self._pool.reader(entry, node.record, place.siblings, walking=walking)
         except BaseException:
             entry.release()
             raise
         # pages that the kernel has of parts that were never verified as a whole must not become part of one
         return ArchiveFile(size, f"{node.version}:{entry.label}", entry, reader, self._read_deadline)
+
+    def _look(self, path: str, above: str, name: str) -> tuple[DirNode, Node]:
+        """A file and the directory that it is in, by the whole way from the root."""
+        deadline = self._soon()
+        parent = self._browser.walk(above, deadline, follow=True)
+        if not isinstance(parent, DirNode):
+            raise NotADirectory(f"{path}: goes through a file")
+        if not name:
+            raise IsADirectory(path)
+        return parent, self._browser.child(parent, name, deadline)  # a link leads to a directory, never to a file
+
+    def _place(self, above: str, parent: DirNode, stamp: str) -> _Place:
+        """Remember where files are being opened."""
+        place = _Place(self._browser.directory(parent, self._soon()), self._siblings(parent, stamp))
+        if len(self._places) >= PLACES:
+            self._places.clear()
+        self._places[above] = place
+        return place
 
     def _size(self, node: Node) -> int:
         if isinstance(node, TextNode):

@@ -49,9 +49,15 @@ class _LocalDirectory:
         with os.scandir(path) as found:
             self._nodes = {entry.name: vfs.attributes_of(entry.path) for entry in found}
         self._entries = [(name, node.kind, node.ino) for name, node in self._nodes.items()]
+        self._derived = {}
 
     def entries(self):
         return self._entries
+
+    def derive(self, make):
+        if make not in self._derived:
+            self._derived[make] = make(self)
+        return self._derived[make]
 
     def get(self, name):
         return self._nodes.get(name)
@@ -114,7 +120,7 @@ class _LocalVfs:
             found = self._directories[path] = _LocalDirectory(self, self._top + path)
         return found
 
-    def open(self, path):
+    def open(self, path, *, walking=False):
         return _LocalFile(self._top + path)
 
     def statfs(self):

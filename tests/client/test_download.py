@@ -299,6 +299,17 @@ def test_an_archive_of_unknown_length_is_read_to_its_end() -> None:
         assert "range" not in server.requests[-1].headers
 
 
+def test_closing_an_archive_that_was_read_to_its_end_cuts_nobody_elses_answer() -> None:
+    """Its connection is free by then, and may be that of the next request."""
+    with archive(lambda _: chunked([b"PK", b"rest"], kind="application/zip")) as (_, site):
+        first = site.open_zip("/experiments/E/resources/12", deadline=Deadline(20))
+        while first.readinto(memoryview(bytearray(100))):
+            pass
+        second = site.open_zip("/experiments/E/resources/12", deadline=Deadline(20))
+        first.close()
+        assert read(second) == b"PKrest"
+
+
 def test_an_archive_that_is_cut_is_an_error() -> None:
     script = lambda _: chunked([b"PK"], kind="application/zip", end=False)  # noqa: E731
     with archive(script) as (_, site), pytest.raises(Unreachable):

@@ -42,6 +42,12 @@ def test_counting(raw):
     assert raw.get("/data/projects").status == 200
 
 
+def test_a_share_of_the_requests(raw):
+    rule = raw.server.faults.add(Rule("status", path="/projects", chance=0.3, count=None, status=503))
+    statuses = [raw.get("/data/projects").status for _ in range(100)]
+    assert 10 < statuses.count(503) == raw.server.faults.hits(rule) < 60
+
+
 def test_matching(raw):
     raw.server.faults.add(Rule("status", method="HEAD", query="all=", count=None, status=500))
     assert raw.get(URL).status == 200

@@ -68,9 +68,9 @@ class Setup:
     def resource(self) -> FakeResource:
         return self.resources[0]
 
-    def open(self, path: str, resource: FakeResource | None = None) -> Reader:
+    def open(self, path: str, resource: FakeResource | None = None, **how: Any) -> Reader:
         resource = resource or self.resource
-        reader = self.pool.reader(resource.entries[path], FakeFile(path), resource)
+        reader = self.pool.reader(resource.entries[path], FakeFile(path), resource, **how)
         self.readers.append(reader)
         return reader
 
@@ -294,6 +294,56 @@ def test_it_is_cut_when_nobody_goes_on(setup: Make) -> None:
     assert s.resource.entries["0001.dcm"].complete
     s.source.zip_granted = None
     s.copy()
+
+
+def test_who_lists_a_directory_and_reads_its_first_file_whole_gets_the_archive_with_it(setup: Make) -> None:
+    s = setup(FakeResource(series(20, 100_000, 0)))
+    reader = s.open("0000.dcm", walking=True)
+    reader.ensure(0, 128 * KIB, Deadline(60.0, s.clock))
+    s.source.until(lambda: bool(s.source.archives))
+    reader.close()
+    s.copy(paths=list(s.resource.files)[1:])
+    assert (len(s.source.singles), len(s.source.archives)) == (1, 1)
+
+
+def test_who_lists_a_directory_and_reads_a_header_gets_no_archive(setup: Make) -> None:
+    s = setup(FakeResource(series(20, 300_000, 0)))
+    reader = s.open("0000.dcm", walking=True)
+    reader.ensure(0, 32 * KIB, Deadline(60.0, s.clock))
+    reader.ensure(32 * KIB, 128 * KIB, Deadline(60.0, s.clock))
+    reader.close()
+    assert s.source.archives == []
+
+
+def test_an_archive_for_a_single_file_is_cut_after_a_second(setup: Make) -> None:
+    s = setup(FakeResource(series(20, 100_000, 0)))
+    s.source.zip_granted = 0
+    reader = s.open("0000.dcm", walking=True)
+    reader.ensure(0, 128 * KIB, Deadline(60.0, s.clock))
+    reader.close()
+    s.source.until(lambda: bool(s.source.archives) and s.source.archives[0].waiting)
+    s.clock.advance(0.9)
+    assert not s.source.archives[0].closed
+    s.clock.advance(0.2)
+    s.source.until(lambda: s.source.archives[0].closed)
+
+
+def test_an_archive_for_a_single_file_waits_for_a_second_one(setup: Make) -> None:
+    s = setup(FakeResource(series(20, 600_000, 0)))
+    reader = s.open("0000.dcm", walking=True)
+    reader.ensure(0, 128 * KIB, Deadline(60.0, s.clock))
+    until(lambda: s.archive_state() == ["waits for its readers"])
+    assert 4 * MIB <= s.count("bytes") <= 5.5 * MIB
+    s.copy(paths=list(s.resource.files)[1:])
+    assert (len(s.source.singles), len(s.source.archives)) == (1, 1)
+    assert all(entry.complete for entry in s.resource.entries.values())
+
+
+def test_a_file_that_will_be_read_whole_is_one_request(setup: Make) -> None:
+    s = setup(FakeResource(series(2, 700_000, 0)))
+    s.open("0000.dcm", walking=True).ensure(0, 128 * KIB, Deadline(60.0, s.clock))
+    s.open("0001.dcm").ensure(0, 128 * KIB, Deadline(60.0, s.clock))
+    assert [stop - start for _, start, stop in s.source.asked if stop] == [700_000, 256 * KIB]
 
 
 def test_somebody_who_waits_keeps_it(setup: Make) -> None:

@@ -30,6 +30,7 @@ from support.cachedir import (
 from xnatfs.cache import disk, eviction, private
 from xnatfs.cache import store as store_module
 from xnatfs.cache.blocks import BLOCK, block_count
+from xnatfs.cache.idle import Idle
 from xnatfs.cache.ledger import Counts, Ledger
 from xnatfs.cache.store import Identity, Limits, Store, key_of
 from xnatfs.errors import CacheFault
@@ -99,13 +100,72 @@ def test_one_process_has_one_entry_per_identity_and_it_ends_with_the_last_releas
     first, second = store.open(identity_of(CONTENT)), store.open(identity_of(CONTENT, uri="/elsewhere"))
     assert first is second
     first.release()
-    fill(second, CONTENT)
-    assert readable(second, CONTENT) == set(range(TOTAL))
+    second.write(0, CONTENT[:BLOCK])
     fd = second.fileno
     second.release()
     with pytest.raises(OSError):
         os.fstat(fd)
     assert store.open(identity_of(CONTENT)) is not second
+
+
+def test_a_whole_file_stays_open_for_a_while_after_the_last_release(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "cache")
+    entry = store.open(identity_of(CONTENT))
+    fill(entry, CONTENT)
+    entry.release()
+    assert store.open(identity_of(CONTENT)) is entry
+    assert entry.sound
+    assert readable(entry, CONTENT) == set(range(TOTAL))
+    entry.release()
+    store.close()
+    with pytest.raises(OSError):
+        os.fstat(entry.fileno)
+
+
+def test_an_idle_entry_that_another_process_evicted_is_fetched_again(tmp_path: Path) -> None:
+    store, other = open_store(tmp_path / "cache"), open_store(tmp_path / "cache")
+    works(store)
+    assert other.clear() > 0
+    again = store.open(identity_of(CONTENT))
+    assert not again.complete
+    assert again.is_empty()
+    again.release()
+    works(store)
+
+
+def test_an_idle_entry_that_somebody_changed_is_verified_again(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "cache")
+    works(store)
+    (path,) = entry_files(tmp_path / "cache")
+    with path.open("r+b") as file:
+        file.seek(BLOCK + 5)
+        file.write(b"damage")
+    again = store.open(identity_of(CONTENT))
+    assert 1 not in readable(again, CONTENT)
+    fill(again, CONTENT)
+    assert readable(again, CONTENT) == set(range(TOTAL))
+    again.release()
+
+
+def test_idle_entries_are_bounded_and_give_their_space_back(tmp_path: Path) -> None:
+    idle = Idle(most=2)
+    store = open_store(tmp_path / "cache")
+    entries = [store.open(identity_of(four_blocks(seed))) for seed in range(3)]
+    for seed, entry in enumerate(entries):
+        fill(entry, four_blocks(seed))
+    gone = [list(idle.put(entry)) for entry in entries]
+    assert gone == [[], [], entries[:1]]
+    assert idle.take(entries[0].key) is None
+    assert idle.take(entries[1].key) is entries[1]
+    assert list(idle.drain()) == entries[2:]
+    assert list(idle.drain()) == []
+    assert not Idle(most_bytes=8 * 4 * BLOCK - 8).fits(entries[0])
+    for entry in entries:
+        entry.release()
+    store.set_limits(Limits(1, 1))
+    for entry in entries:
+        with pytest.raises(OSError):
+            os.fstat(entry.fileno)
 
 
 def test_a_file_that_was_opened_and_not_read_leaves_nothing(tmp_path: Path) -> None:

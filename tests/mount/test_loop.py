@@ -101,7 +101,7 @@ def test_stat(mounted):
         "lrwxrwxrwx",
     ]
     assert (file.st_uid, file.st_gid, file.st_nlink, directory.st_nlink) == (12, 34, 1, 2)
-    assert (file.st_size, file.st_blocks, file.st_blksize, file.st_mtime_ns) == (1025, 3, 131072, MTIME_NS)
+    assert (file.st_size, file.st_blocks, file.st_blksize, file.st_mtime_ns) == (1025, 3, 16384, MTIME_NS)
     assert os.readlink(mount.path / "p/link") == "file"
     descriptor = os.open(mount.path / "p/file", os.O_RDONLY)
     with os.scandir(mount.path / "p") as entries:
@@ -243,18 +243,36 @@ class TestVersions:
         assert (mount.path / "f").read_text() == "old " * 1000
         for number, text in enumerate(("new " * 1000, "longer " * 2000, "short", "")):
             mount.call("write", "/f", text, f"2.{number}")
-            assert (mount.path / "f").read_text() == text  # the kernel's attributes are still those of before
+            with (mount.path / "f").open() as file:  # the kernel's attributes are still those of before
+                assert os.fstat(file.fileno()).st_size == len(text)
+                assert file.read() == text
 
     def test_readers_of_two_versions_do_not_see_each_others_bytes(self, mounted):
         mount = mounted(("write", "/f", "old " * 20_000, "1"))
         with (mount.path / "f").open("rb", buffering=0) as old:
             assert old.read(4) == b"old "
-            mount.call("write", "/f", "new " * 30_000, "2")
+            mount.call("write", "/f", "new " * 20_000, "2")
             for _ in range(2):
-                assert (mount.path / "f").read_bytes() == b"new " * 30_000
+                assert (mount.path / "f").read_bytes() == b"new " * 20_000
                 assert os.pread(old.fileno(), 200_000, 0) == b"old " * 20_000
         mount.until("open_files", 0)
-        assert (mount.path / "f").read_bytes() == b"new " * 30_000
+        assert (mount.path / "f").read_bytes() == b"new " * 20_000
+
+    @pytest.mark.parametrize("count", [30_000, 10_000])
+    def test_a_version_of_another_size_cannot_be_opened_beside_an_older_one(self, mounted, count):
+        mount = mounted(("write", "/f", "old " * 20_000, "1"))
+        with (mount.path / "f").open("rb", buffering=0) as old:
+            assert old.read(4) == b"old "
+            mount.call("write", "/f", "new " * count, "2")
+            with pytest.raises(OSError, match="Stale") as problem:
+                (mount.path / "f").open("rb")
+            assert problem.value.errno == errno.ESTALE
+            assert os.fstat(old.fileno()).st_size == (mount.path / "f").stat().st_size == 80_000
+            assert os.pread(old.fileno(), 200_000, 0) == b"old " * 20_000
+        mount.until("open_files", 0)
+        with (mount.path / "f").open("rb") as new:
+            assert os.fstat(new.fileno()).st_size == 4 * count
+            assert new.read() == b"new " * count
 
 
 # --- waiting

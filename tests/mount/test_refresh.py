@@ -106,6 +106,60 @@ def test_a_renamed_subject_is_seen_under_one_name_only(server, face):
     assert face.listdir("/P/S2/E/1/DICOM")
 
 
+class Changes:
+    """What can be seen of one change after the other, each time as it was or as it is now and nothing between."""
+
+    def __init__(self, server, face):
+        self.server, self.face = server, face
+        self.subject = "S"
+        self.content = face.read(f"{FOLDER}/dicom_0000.bin")
+
+    def file(self):
+        """The bytes of the file; they are as many as the open file and stat say."""
+        with open(self.face.path(f"/P/{self.subject}/E/1/DICOM/dicom_0000.bin"), "rb") as file:
+            size, data = os.fstat(file.fileno()).st_size, file.read()
+        assert len(data) == size
+        return data
+
+    def make(self, wait):
+        """Every change in turn; ``wait(condition)`` until it is seen."""
+        for data in (b"n" * 5000, b"m" * 5000, b"o" * 10):
+            before, self.content = self.content, data
+            replace_file(self.server, data)
+            wait(lambda before=before, data=data: self._one_of(self.file(), before, data))
+        project = self.server.archive.projects["P"]
+        self.server.archive.add_session(next(iter(self.server.archive.subjects_of(project))), "F")
+        wait(lambda: self._one_of(self.face.listdir("/P/S"), ["E", "resources"], ["E", "F", "resources"]))
+        self.server.archive.rename(self.server.archive.find("S"), "S2")
+        wait(lambda: self._one_of(subjects(self.face), ["S"], ["S2"]))
+        self.subject = "S2"
+        wait(lambda: not os.path.exists(self.face.path("/P/S")))
+        wait(lambda: self.face.listdir("/P/S2") == ["E", "F", "resources"])
+        assert self.file() == self.content
+
+    @staticmethod
+    def _one_of(seen, before, now):
+        assert seen in (before, now)
+        return seen == now
+
+
+def test_every_change_is_seen_after_a_refresh_at_once(server, face):
+    look(face)
+
+    def refreshed(condition):
+        by_reading(face, "/")
+        assert condition()
+
+    Changes(server, face).make(refreshed)
+
+
+@pytest.mark.parametrize("loop", ["fast", "plain"])
+def test_every_change_is_seen_when_its_time_is_up_and_never_in_part(server, tmp_path, loop):
+    with mounted(server.url, tmp_path / "short", tmp_path, "--ttl", "0.4", loop=loop) as face:
+        look(face)
+        Changes(server, face).make(until)
+
+
 def test_a_refresh_of_one_directory_leaves_the_sessions_below_it(server, face):
     look(face)
     server.reset_log()

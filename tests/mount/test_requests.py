@@ -57,12 +57,17 @@ def test_a_project_costs_two_and_its_subjects_nothing_more(server, mnt):
     assert len(asked(server)) == 2
 
 
-def test_find_over_a_session_of_4000_files_costs_at_most_four_and_no_data(server, mnt):
+def test_find_over_a_session_of_4000_files_costs_three_and_no_data(server, mnt):
+    session = server.archive.find("E")
+    server.archive.add_assessor(session, "without-resources")
+    server.archive.add_scan(session, "without-resources")
     sh("ls P/S", mnt)
     server.reset_log()
     found = sh("find . -type f", f"{mnt}{SESSION}").splitlines()
     assert len(found) == 4000
-    assert len(asked(server)) <= 4, asked(server)
+    assert len(asked(server)) == 3, asked(server)
+    assert sh("ls -d without-resources assessors/without-resources", f"{mnt}{SESSION}")
+    assert len(asked(server)) == 3, asked(server)
     assert not any("/files/" in line for line in asked(server))
     server.reset_log()
     assert sh("find . -type f", f"{mnt}{SESSION}").splitlines() == found
@@ -88,14 +93,38 @@ def test_a_thousand_stats_in_a_cold_directory_make_one_listing(server, mnt):
     assert len(asked(server)) == 1
 
 
+def test_a_resource_that_is_gone_to_directly_costs_two(server, mnt):
+    sh("ls P/S", mnt)
+    server.reset_log()
+    assert len(sh("ls -l 7/DICOM", f"{mnt}{SESSION}").splitlines()) == 201
+    assert len(asked(server)) == 2, asked(server)
+    assert sh("getfattr --only-values -n user.xnat.series_description 7", f"{mnt}{SESSION}") == "t1"
+    assert len(asked(server)) == 3, asked(server)
+
+
 def test_copying_a_resource_costs_a_few_requests_and_a_second_copy_none(server, mnt, tmp_path):
     sh("find . -type f", f"{mnt}{SESSION}")
     server.reset_log()
     sh(f"cp -r 3/DICOM {tmp_path}/one", f"{mnt}{SESSION}")
-    assert len(asked(server)) <= 4, asked(server)
+    assert len(asked(server)) <= 3, asked(server)
+    assert sum("format=zip" in line for line in asked(server)) == 1
     server.reset_log()
     sh(f"cp -r 3/DICOM {tmp_path}/two && diff -r {tmp_path}/one {tmp_path}/two", f"{mnt}{SESSION}")
     assert asked(server) == []
+
+
+def test_listing_a_series_and_reading_one_header_of_it_fetches_no_more(tmp_path):
+    with (
+        DemoServer(one_session(1, ("DICOM",), 8, 300_000)) as server,
+        mounted(server.url, tmp_path / "mnt", tmp_path) as face,
+    ):
+        series = f"{face.root}{SESSION}/1/DICOM"
+        first = sorted(os.listdir(series))[0]
+        server.reset_log()
+        with open(f"{series}/{first}", "rb") as file:
+            file.read(100)
+        assert len(asked(server)) == 1
+        assert "format=zip" not in asked(server)[0]
 
 
 def test_names_that_shells_and_desktops_probe_for_cost_nothing(server, mnt):

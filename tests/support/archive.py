@@ -7,7 +7,17 @@ from collections import Counter
 from pathlib import Path
 
 from xnatfs.errors import NotFound
-from xnatfs.xnat.records import Assessor, Experiment, FileRecord, Project, Reconstruction, Resource, Scan, Subject
+from xnatfs.xnat.records import (
+    Assessor,
+    Experiment,
+    FileRecord,
+    Parts,
+    Project,
+    Reconstruction,
+    Resource,
+    Scan,
+    Subject,
+)
 
 
 def md5(data: bytes) -> str:
@@ -51,6 +61,9 @@ class MemoryArchive:
             Experiment("E2", "MR1", "/experiments/E2", "S1", inserted=1.2e9),
             Experiment("E3", "shared", "/experiments/E3", "S9", "other-subject"),
         )
+
+    def parts(self, experiment_id, *, deadline):
+        return Parts(self.scans(experiment_id, deadline=deadline))
 
     def scans(self, experiment_id, *, deadline):
         self._called("scans")
@@ -153,7 +166,7 @@ class _Entry:
 class NoTransfers:
     """A pool whose readers find everything there."""
 
-    def reader(self, entry, file, siblings=None):
+    def reader(self, entry, file, siblings=None, *, walking=False):
         self.siblings = siblings
         return self
 

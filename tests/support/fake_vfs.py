@@ -84,6 +84,9 @@ class FakeDirectory:
         self._node.fail("readdir")
         return self._entries
 
+    def derive(self, make):
+        return make(self)
+
     def stat(self, name):
         return None
 
@@ -228,7 +231,7 @@ class FakeVfs:
         node.fail("readlink")
         return node.target
 
-    def open(self, path):
+    def open(self, path, *, walking=False):
         node = self._find(path)
         node.fail("open")
         self.count("open")

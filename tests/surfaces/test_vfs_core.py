@@ -101,6 +101,31 @@ def test_a_session_with_all_its_files_is_three_requests(vfs, archive):
     assert sum(archive.calls.values()) - before == 3
 
 
+def test_a_scan_that_is_looked_up_needs_no_list_of_scans_and_looks_as_in_one(vfs, archive, clock):
+    direct = vfs.lookup("/P/sub-01/MR1/1"), vfs.attributes(vfs.lookup("/P/sub-01/MR1/1"))
+    assert names(vfs, "/P/sub-01/MR1/1/DICOM") == ["a.bin", "sub"]
+    assert archive.calls["scans"] == 0
+    assert vfs.getxattr("/P/sub-01/MR1/1", "user.xnat.type") == b"T1"
+    names(vfs, "/P/sub-01/MR1")
+    listed = vfs.lookup("/P/sub-01/MR1/1")
+    assert direct[1] == vfs.attributes(listed)
+    assert (direct[0].name, direct[0].address, direct[0].stamp) == (listed.name, listed.address, listed.stamp)
+
+
+def test_what_is_no_scan_with_resources_is_looked_for_in_the_list_of_scans(vfs, archive):
+    with pytest.raises(NotFound):
+        vfs.lookup("/P/sub-01/MR1/nothing")
+    assert archive.calls["scans"] == 1
+    assert not [name for name in ("resources", "assessors", ".xnat") if not vfs.lookup(f"/P/sub-01/MR1/{name}")]
+
+
+def test_a_directory_for_one_name_is_not_believed_to_be_the_whole(vfs, clock):
+    narrow = vfs.directory("/P/sub-01/MR1", wanted="1")
+    assert narrow.get("1").ino == vfs.lookup("/P/sub-01/MR1/1").ino
+    assert narrow.expires < clock()
+    assert names(vfs, "/P/sub-01/MR1") == ["1", "2", "assessors", "resources"]
+
+
 def test_assessors_show_their_own_resources_and_their_inputs(vfs, archive):
     assert names(vfs, "/P/sub-01/MR1/assessors") == ["qc"]
     assert names(vfs, "/P/sub-01/MR1/assessors/qc") == ["REPORT", "in"]
@@ -117,18 +142,20 @@ def test_a_second_look_within_the_time_to_live_costs_nothing_and_one_after_it_do
     for _ in range(2):
         names(vfs, "/P/sub-01/MR1/1/DICOM")
         total = sum(archive.calls.values())
-    assert total == 6
+    assert total == 5
     clock.now += 61
     names(vfs, "/P/sub-01/MR1/1/DICOM")
-    assert sum(archive.calls.values()) == 12
+    assert sum(archive.calls.values()) == 10
 
 
 def test_refresh_forgets_what_is_below_and_nothing_else(vfs, archive):
-    names(vfs, "/P/sub-01/MR1/1/DICOM")
+    for path in ("/P/sub-01/MR1", "/P/sub-01/MR1/1/DICOM"):
+        names(vfs, path)
     names(vfs, "/EMPTY")
     before = archive.calls.copy()
     vfs.refresh("/P/sub-01/MR1")
-    names(vfs, "/P/sub-01/MR1/1/DICOM")
+    for path in ("/P/sub-01/MR1", "/P/sub-01/MR1/1/DICOM"):
+        names(vfs, path)
     names(vfs, "/EMPTY")
     after = archive.calls - before
     assert after["scans"] == after["session_files"] == 1
@@ -225,6 +252,23 @@ def test_a_file_is_read_exactly_and_its_handle_released(vfs, archive, store):
     assert store.open_entries == 0
 
 
+def test_where_a_file_was_opened_the_next_ones_need_not_be_looked_for(vfs, archive, store, clock):
+    vfs.open("/P/sub-01/MR1/1/DICOM/a.bin").close()
+    before = archive.calls.copy()
+    vfs.open("/P/sub-01/MR1/1/DICOM/a.bin").close()
+    with pytest.raises(NotFound):
+        vfs.open("/P/sub-01/MR1/1/DICOM/absent")
+    assert archive.calls == before
+    clock.now += 61
+    vfs.open("/P/sub-01/MR1/1/DICOM/a.bin").close()
+    assert archive.calls["session_files"] > before["session_files"]
+    vfs.refresh("/P/sub-01/MR1/1/DICOM")
+    before = archive.calls.copy()
+    vfs.open("/P/sub-01/MR1/1/DICOM/a.bin").close()
+    assert archive.calls != before
+    assert store.open_entries == 0
+
+
 def test_a_listing_without_a_size_is_asked_once(vfs, archive):
     archive.contents["unsized"] = b"1234567"
     original = archive._files
@@ -251,6 +295,7 @@ def test_metadata_files_have_their_true_size_before_they_are_opened(vfs):
     assert ".xnat" not in vfs.directory("/P/sub-01").names()
     for path in (
         "/.xnat/status.json",
+        "/.xnat/metrics",
         "/P/.xnat/children.csv",
         "/P/sub-01/MR1/.xnat/item.json",
         "/P/sub-01/MR1/1/DICOM/.xnat/item.json",
@@ -259,7 +304,7 @@ def test_metadata_files_have_their_true_size_before_they_are_opened(vfs):
         opened = vfs.open(path)
         assert size == opened.size == len(opened.read(0, 1 << 20))
         opened.close()
-    assert names(vfs, "/.xnat") == ["children.csv", "children.json", "status.json"]
+    assert names(vfs, "/.xnat") == ["children.csv", "children.json", "metrics", "status.json"]
 
 
 def test_the_status_is_json_with_room_to_grow(vfs):

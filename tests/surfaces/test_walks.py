@@ -39,7 +39,7 @@ def dump(vfs, start="/"):
 
 def tree(server, folder, *, together, start="/"):
     with direct(server.url, folder) as face:
-        face.vfs._browser._archive.bulk.works = together
+        face.vfs._browser._walker._bulk.works = together
         server.reset_log()
         return dump(face.vfs, start), [f"{r.path}?{r.query}" for r in server.requests]
 

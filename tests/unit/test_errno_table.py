@@ -98,7 +98,7 @@ def test_modes_links_and_blocks():
     ]
     assert oct(Look(1, 2, 0o077).mode(Kind.FILE)) == "0o100400"
     fields = look.fields(Attributes(Kind.FILE, 7, 513, 0))
-    assert (fields["st_nlink"], fields["st_blocks"], fields["st_blksize"]) == (1, 2, 131072)
+    assert (fields["st_nlink"], fields["st_blocks"], fields["st_blksize"]) == (1, 2, 16384)
     assert look.fields(Attributes(Kind.DIRECTORY, 7, 0, 0))["st_nlink"] == 2
 
 
@@ -118,19 +118,21 @@ class TestPageCache:
         cache.closed("/f")
         assert cache.opened("/f", "2", 10) is Pages.DROP
 
-    def test_stat_keeps_the_size_that_an_old_reader_uses(self):
+    def test_the_size_that_an_old_reader_uses_stands_and_nobody_opens_another(self):
         cache = PageCache()
         cache.opened("/f", "1", 10)
         assert cache.tell("/f", 20) == 10
-        assert cache.opened("/f", "2", 20) is Pages.BYPASS
+        assert cache.opened("/f", "2", 20) is Pages.IN_USE
         cache.closed("/f")
         assert cache.tell("/f", 20) == 20
         assert cache.opened("/f", "2", 20) is Pages.DROP
 
-    def test_a_size_that_the_kernel_does_not_know_yet_goes_past_it(self):
+    def test_a_size_that_the_kernel_does_not_know_yet_must_be_looked_up_first(self):
         cache = PageCache()
         cache.tell("/f", 10)
-        assert cache.opened("/f", "2", 20) is Pages.BYPASS
+        assert cache.opened("/f", "2", 20) is Pages.AGAIN
+        cache.tell("/f", 20)
+        assert cache.opened("/f", "2", 20) is Pages.DROP
 
     def test_it_stays_small(self):
         cache = PageCache(limit=10)

@@ -8,7 +8,7 @@ import io
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xnatfs.tree import attributes, layout
+from xnatfs.tree import attributes, files, layout
 from xnatfs.tree.directory import Directory
 from xnatfs.tree.nodes import DirNode, FileNode, Kind, Level, LinkNode
 from xnatfs.xnat.records import Experiment, FileRecord, Project, Resource, Scan, Subject
@@ -49,11 +49,11 @@ def resource_dir(records):
     )
     resource = Resource("123", "DICOM", "/experiments/XNAT_E1/scans/3/resources/123")
     node = descend(open_dir(layout.resources(scan, [resource]), scan), "DICOM")
-    return node, (layout.file_tree(records), records)
+    return node, (files.file_tree(records), records)
 
 
 def files_of(here, resource):
-    return layout.files(here, *resource)
+    return files.files(here, *resource)
 
 
 def file(path, digest="", size=3):

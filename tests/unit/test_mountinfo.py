@@ -74,8 +74,8 @@ class TestOptions:
         options = MountOptions(ttl=60, negative_ttl=100).kernel_options()
         assert options["ro"] is True
         assert options["use_ino"] is True
-        assert options["attr_timeout"] == options["entry_timeout"] == "30"
-        assert options["negative_timeout"] == "60"
+        assert options["attr_timeout"] == options["entry_timeout"] == "15"
+        assert options["negative_timeout"] == "15"
         assert (options["max_background"], options["congestion_threshold"]) == ("200", "150")
         assert not {"uid", "gid", "umask"} & set(options), "libfuse would make files writable with its umask"
 

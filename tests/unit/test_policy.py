@@ -16,6 +16,8 @@ from xnatfs.transfer.policy import (
     Walk,
     allowance,
     archive_pays,
+    eager,
+    goes_on,
     patience,
     worth_waiting,
 )
@@ -26,6 +28,26 @@ SERIES = Walk(files=200, total=30 * MIB, largest=300 * 1024, wanted=2, seconds=0
 def test_the_second_file_of_a_small_series_within_seconds_starts_it() -> None:
     assert archive_pays(SERIES)
     assert not archive_pays(replace(SERIES, wanted=1))
+
+
+def test_the_first_file_starts_it_for_who_listed_the_directory_and_reads_it_whole() -> None:
+    first = replace(SERIES, wanted=1, eager=True)
+    assert archive_pays(first)
+    assert not archive_pays(replace(first, total=FREE + 1, files=2000))
+    assert not archive_pays(replace(first, total=2 * MIB * 20, files=20))
+    assert not archive_pays(replace(first, cached=2))
+
+
+def test_reading_whole_shows_in_the_first_read() -> None:
+    assert eager(0, 128 * 1024, 500 * MIB)
+    assert eager(0, 128 * 1024, 2000)
+    assert not eager(0, 32 * 1024, 500_000)
+    assert not eager(4096, 128 * 1024, 500_000)
+
+
+def test_what_one_file_began_is_cut_sooner() -> None:
+    assert allowance(0, alone=True) == 4 * MIB
+    assert (goes_on(1, 5.0), goes_on(2, 5.0), goes_on(1, 0.5)) == (1.0, 5.0, 0.5)
 
 
 def test_a_person_who_opens_one_after_another_has_to_open_three() -> None:

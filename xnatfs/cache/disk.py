@@ -184,6 +184,16 @@ def flock(fd: int, *, exclusive: bool) -> bool:
     return True
 
 
+def unlock(fd: int) -> None:
+    """Give up the lock on an open file. Raises OSError."""
+    fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def still_there(fd: int) -> bool:
+    """Has nobody removed the entry behind this descriptor? Nothing renames entries, so its name need not be asked."""
+    return os.fstat(fd).st_nlink > 0
+
+
 def leads_to(path: Path, fd: int) -> bool:
     """Does the path still lead to this open file, and is that a plain file?"""
     try:

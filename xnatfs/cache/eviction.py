@@ -17,7 +17,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,11 +53,20 @@ class Limits:
 class Evictor:
     """Removes entries that nobody uses. Its lock lets one thread at a time do so; it comes after the store's."""
 
-    def __init__(self, disk: Disk, ledger: Ledger, clock: Callable[[], float], stats: Stats) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        ledger: Ledger,
+        clock: Callable[[], float],
+        stats: Stats,
+        pinned: Callable[[], Container[str]] = tuple,
+    ) -> None:
+        """``pinned``: names of the entries that stay."""
         self._disk = disk
         self._ledger = ledger
         self._clock = clock
         self._stats = stats
+        self._pinned = pinned
         self._lock = threading.Lock()
         self._sample: list[Found] = []  # the latest used first
         self._shard = os.getpid() % _SHARDS  # several processes begin at several places
@@ -78,6 +87,8 @@ class Evictor:
         while seen < _SHARDS:
             sample, shards = self._look(_SHARDS - seen, SAMPLE)
             seen += shards
+            pinned = self._pinned()
+            sample = [found for found in sample if found.path.name not in pinned]
             sample.sort(key=lambda found: found.used, reverse=True)
             self._sample = sample if shards == _SHARDS else sample[-max(1, len(sample) // 4) :]
             yield from self._drain()
@@ -98,6 +109,8 @@ class Evictor:
         return sample, seen
 
     def _evict(self, found: Found) -> int:
+        if found.path.name in self._pinned():
+            return 0
         try:
             if found.path.stat().st_atime > found.used:
                 return 0  # used since we looked

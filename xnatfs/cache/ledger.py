@@ -66,8 +66,8 @@ class Ledger:
         with self._locked() as fd:
             return _load(fd)
 
-    def take(self, amount: int, limit: int, *, book: bool = True) -> int:
-        """Book ``amount`` bytes that are about to be written, unless that would exceed ``limit``.
+    def take(self, amount: int, limit: int, *, book: bool = True, made: int = 0) -> int:
+        """Book ``amount`` bytes that are about to be written, to ``made`` new entries, unless that exceeds ``limit``.
 
         Returns how many bytes are in the way; 0 when none are, and the amount is booked (or only could be).
         """
@@ -75,7 +75,7 @@ class Ledger:
             counts = _load(fd) or Counts()
             lacking = counts.bytes + amount - limit
             if lacking <= 0 and book:
-                _store(fd, replace(counts, added=counts.added + amount))
+                _store(fd, replace(counts, added=counts.added + amount, made=counts.made + made))
             return max(0, lacking)
 
     def book(self, *, added: int = 0, removed: int = 0, made: int = 0, gone: int = 0) -> None:

@@ -37,13 +37,15 @@ from pathlib import Path
 
 from xnatfs.cache import index as indexes
 from xnatfs.cache.audit import VerifyReport, audit
-from xnatfs.cache.disk import Disk, flock, leads_to, remove_held
+from xnatfs.cache.disk import Disk, flock, leads_to, remove_held, still_there, unlock
 from xnatfs.cache.entry import Entry, Stamp
 from xnatfs.cache.eviction import Evictor, Limits
 from xnatfs.cache.files import Files, Place
 from xnatfs.cache.hashing import Buffers, usable_digest
+from xnatfs.cache.idle import Idle
 from xnatfs.cache.ledger import Counts, Ledger
 from xnatfs.cache.opening import open_file
+from xnatfs.cache.pins import Pins
 from xnatfs.cache.private import PrivateFiles
 from xnatfs.errors import CacheFault
 from xnatfs.stats import Stats
@@ -115,11 +117,13 @@ class Store:
         self._stats = stats or Stats()
         self._disk = Disk(root, namespace)
         self._ledger = Ledger(self._disk.base / "usage")
-        self._evictor = Evictor(self._disk, self._ledger, clock, self._stats)
+        self.pins = Pins(root, namespace)
+        self._evictor = Evictor(self._disk, self._ledger, clock, self._stats, self.pins.keys)
         self._private = PrivateFiles(temp)
         self._gates = [threading.Lock() for _ in range(_GATES)]
         self._lock = threading.Lock()
         self._entries: dict[str, Entry] = {}
+        self._idle = Idle()
         self._known: OrderedDict[str, tuple[Stamp, bytes]] = OrderedDict()
         self._private_bytes = 0  # of private entries that lie in the cache directory
         self._warned: dict[str, float] = {}
@@ -156,11 +160,25 @@ class Store:
                 if not entry.recheck():
                     self._stats.add("cache.changed_files")
                 return entry
-            entry = self._make(key, identity)
+            entry = self._wake(key) or self._make(key, identity)
             with self._lock:
                 self._entries[key] = entry
                 self._start_sweeper()
         return entry
+
+    def _wake(self, key: str) -> Entry | None:
+        """The entry if it is idle, and its file as it was."""
+        entry = self._idle.take(key)
+        if entry is None:
+            return None
+        with contextlib.suppress(OSError):
+            if flock(entry.fileno, exclusive=False) and still_there(entry.fileno):
+                if not entry.recheck():
+                    self._stats.add("cache.changed_files")
+                entry.users = 1
+                return entry
+        self._end(entry)
+        return None
 
     def retain(self, entry: Entry) -> None:
         """For `Entry.retain`."""
@@ -176,6 +194,32 @@ class Store:
                     return
                 del self._entries[entry.key]
             self._close(entry)
+
+    def _rest(self, entry: Entry) -> bool:
+        """Keep an entry open that nobody uses; False when it is not worth it."""
+        if self._stop.is_set() or not self._idle.fits(entry) or not entry.recheck():
+            return False
+        try:
+            self._touch(entry.fileno)
+            unlock(entry.fileno)
+        except OSError:
+            return False
+        entry.files.exclusive = False
+        for gone in self._idle.put(entry):
+            self._end(gone)
+        return True
+
+    def _end(self, entry: Entry) -> None:
+        """Close an entry that was idle."""
+        self._remember(entry)
+        entry.close()
+
+    def _evict(self, amount: int) -> int:
+        """Make room; returns the bytes freed."""
+        freed = self._evictor.free(amount)
+        for entry in self._idle.drain():  # the space of one that was evicted is free when it is closed
+            self._end(entry)
+        return freed
 
     def _gate(self, key: str) -> threading.Lock:
         return self._gates[int(key[:2], 16) % _GATES]
@@ -217,13 +261,11 @@ class Store:
         return found
 
     def _reserve_index(self, fd: int, size: int) -> bool:
-        if not self._make_room(fd, _pages(indexes.room(size)), book=True):
-            return False
         there = os.fstat(fd)
+        if not self._make_room(fd, _pages(indexes.room(size)), book=True, made=not there.st_size):
+            return False
         if there.st_size:  # something that was counted, and turned out to be nothing
             self._ledger.book(removed=there.st_blocks * 512)
-        else:
-            self._ledger.book(made=1)
         return True
 
     def _open_books(self) -> None:
@@ -239,6 +281,8 @@ class Store:
         os.utime(fd, ns=(int(self._clock() * 1e9), os.fstat(fd).st_mtime_ns))
 
     def _close(self, entry: Entry) -> None:
+        if self._rest(entry):
+            return
         if entry.private:
             self._private.gone(entry.size, entry.files.place)
             with self._lock:
@@ -278,7 +322,7 @@ class Store:
                 self._private_bytes += amount
         return True
 
-    def _make_room(self, fd: int, amount: int, *, book: bool) -> bool:
+    def _make_room(self, fd: int, amount: int, *, book: bool, made: bool = False) -> bool:
         limits = self.limits
         while amount <= limits.max_bytes:
             disk = os.fstatvfs(fd)
@@ -287,18 +331,18 @@ class Store:
                 with self._lock:
                     limit = limits.max_bytes - self._private_bytes
                 try:
-                    lacking = self._ledger.take(amount, limit, book=book)
+                    lacking = self._ledger.take(amount, limit, book=book, made=made)
                 except OSError:
                     return True  # no books (the directory has gone): the disk itself will say when it is full
                 if not lacking:
                     return True
-            if not self._evictor.free(lacking):
+            if not self._evict(lacking):
                 return False
         return False
 
     def recover(self, entry: Entry, error: OSError, amount: int, *, again: bool) -> bool:
         # Most likely the disk or a quota is full. Whatever it is: once, room is made, and then it is given up.
-        if not again and not entry.private and self._evictor.free(max(amount, _ROOM)) > 0:
+        if not again and not entry.private and self._evict(max(amount, _ROOM)) > 0:
             return True
         self._degrade(f"cache directory {self.root}: {error.strerror or error}")
         return False
@@ -357,18 +401,25 @@ class Store:
         with contextlib.suppress(OSError):
             excess = self.usage().bytes - limits.max_bytes
             if excess > 0:
-                self._evictor.free(excess)
+                self._evict(excess)
 
     def sweep(self) -> None:
         """What the background sweep does, now: age limit, leftovers of crashes, books, limits."""
         with contextlib.suppress(OSError):
             self._evictor.sweep(self.limits, lambda _: False)
 
-    def clear(self) -> int:
-        """Remove all entries, of all servers and users in this directory, that are not open. Returns bytes freed."""
+    def clear(self, *, pinned: bool = False) -> int:
+        """Remove all entries, of all servers and users in this directory, that are not open. Returns bytes freed.
+
+        Those that are pinned stay unless ``pinned``.
+        """
         freed = 0
+        for entry in self._idle.drain():
+            self._end(entry)
         with contextlib.suppress(OSError):
             for path in self._evictor.entries():
+                if not pinned and path.name in self.pins.keys():  # noqa: SIM118 - no dict
+                    continue
                 size = self._disk.remove(path)
                 if size is not None:
                     self._ledger.book(removed=size, gone=1)
@@ -391,6 +442,8 @@ class Store:
     def close(self) -> None:
         """Stop the threads. Entries that are still open stay readable until they are released."""
         self._stop.set()
+        for entry in self._idle.drain():
+            entry.close()
         with self._lock:
             helper, self._helper = self._helper, None
             sweeper = self._sweeper

@@ -23,7 +23,8 @@
 | foreign | the URIs of a files listing name another session | |
 | malformed, truncate | a listing that is no JSON; one that breaks off though its length is right | |
 
-Rules count requests that match; the order of rules decides when several fire.
+Rules count requests that match; the order of rules decides when several fire. A rule with a ``chance`` below 1 matches
+that share of them only, drawn at random (the same ones in each run that asks in the same order).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import random
 import re
 import threading
 from dataclasses import dataclass, field, fields
@@ -83,6 +85,8 @@ class Rule:
     """Regular expression searched in the raw query string; empty = any."""
     count: int | None = 1
     skip: int = 0
+    chance: float = 1.0
+    """The share of the requests, drawn at random, that it looks at at all."""
     at: int = 0
     fraction: float | None = None
     """Instead of ``at``: a share of the body, 0.0 to 1.0 (bodies of known length only)."""
@@ -118,6 +122,7 @@ class Faults:
         self._lock = threading.Lock()
         self._rules: list[Rule] = []
         self._seen: dict[int, int] = {}
+        self._random = random.Random(1)  # noqa: S311 - what goes wrong in tests, no secret
         self._loop: asyncio.AbstractEventLoop | None = None
         self._gate: asyncio.Event | None = None
         self.waiting = 0
@@ -164,6 +169,8 @@ class Faults:
         with self._lock:
             for rule in self._rules:
                 if not rule.matches(method, path, query):
+                    continue
+                if rule.chance < 1.0 and self._random.random() >= rule.chance:
                     continue
                 seen = self._seen.get(id(rule), 0)
                 self._seen[id(rule)] = seen + 1

@@ -14,6 +14,7 @@ from xnatfs.errors import XnatfsError
 from xnatfs.stats import Stats
 from xnatfs.transfer.protocols import Source
 from xnatfs.transfer.readahead import FIRST, MAXIMUM
+from xnatfs.transfer.storing import Storing
 from xnatfs.transfer.workers import Workers
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Context:
     stats: Stats
     tuning: Tuning
     random: random.Random
+    storing: Storing
     feeds: dict[int, Feed] = field(default_factory=dict)
     """By the identity of the entry, which each feed keeps alive. Lock."""
     parked: OrderedDict[Stream, None] = field(default_factory=OrderedDict)

@@ -16,6 +16,7 @@ from xnatfs.cache.blocks import BLOCK, block_of, block_range
 from xnatfs.deadlines import Deadline
 from xnatfs.errors import BadHandle, CacheFault, ContentChanged, TimedOut, Unreachable, XnatfsError
 from xnatfs.transfer.context import Abort, Context, again
+from xnatfs.transfer.policy import eager
 from xnatfs.transfer.protocols import Entry, File
 from xnatfs.transfer.readahead import ReadAhead, align
 from xnatfs.transfer.stream import Stream
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 TRIES = 12
 """Streams for one read; more, and the entry does not keep what it is given."""
+AT_ONCE = 1024 * 1024
+"""Bytes of a file that is fetched in one request when it seems that all of it will be read."""
 BUSY_REQUEST = 8 * 1024 * 1024
 """Bytes per request while readers of other files wait for a thread, so that no connection has to be kept open."""
 
@@ -48,7 +51,9 @@ class Waiter:
 class Reader:
     """One open file. ``ensure`` from any thread, several at a time; ``close`` once."""
 
-    def __init__(self, context: Context, entry: Entry, file: File, series: Series | None) -> None:
+    def __init__(
+        self, context: Context, entry: Entry, file: File, series: Series | None, *, walking: bool = False
+    ) -> None:
         self._context = context
         self.entry = entry
         self.file = file
@@ -63,6 +68,10 @@ class Reader:
         """Why no more bytes can be had by this handle: the file changed on the server while it was open."""
         self.served = False
         """Something was read by it that may not have been compared with the digest of the whole yet."""
+        self.walking = walking
+        """Opened by somebody who has just listed its directory."""
+        self.eager = False
+        """And who reads it whole, as it seems."""
         self.closed = False
 
     def ensure(self, offset: int, size: int, deadline: Deadline) -> None:
@@ -254,6 +263,8 @@ class Feed:
         contiguous = first > 0 and not entry.missing(first - 1, first)
         with context.lock:
             reader.ahead.read(offset, end - offset, contiguous=contiguous)
+            if reader.walking and eager(offset, end - offset, entry.size):
+                reader.eager = True
         waiter: Waiter | None = None
         try:
             while True:
@@ -261,7 +272,7 @@ class Feed:
                 if entry.has(offset, end - offset) and not reader.stale:
                     break
                 if reader.series is not None:
-                    reader.series.look(reader.file.path)
+                    reader.series.look(reader.file.path, eager=reader.eager)
                 absent = entry.missing(first, last)
                 with context.lock:
                     if waiter is None:
@@ -341,7 +352,7 @@ class Feed:
     def _start(self, reader: Reader, offset: int, limit: int, *, urgent: bool) -> Stream:
         """A new stream: to the end for those who read on, else as far as the window goes. Lock held."""
         size = self.entry.size
-        if not self.ranged or size <= self.context.tuning.first:
+        if not self.ranged or size <= (AT_ONCE if reader.eager else self.context.tuning.first):
             start, stop = 0, size
         else:
             start, stop = offset, size if reader.ahead.sequential else limit

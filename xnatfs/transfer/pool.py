@@ -7,11 +7,13 @@ Users: `xnatfs.vfs` makes one `Pool` and one `Reader` per open file. What the pa
 - `xnatfs.transfer.feed`: one file that is being read, its readers and its streams
 - `xnatfs.transfer.stream`: one running download that fills one entry
 - `xnatfs.transfer.walks`: which resources are being walked, so that one may be fetched as a whole
+- `xnatfs.transfer.whole`: for those who say beforehand that they will read all of one
 - `xnatfs.transfer.series`: a whole resource as one zip that fills many entries
-- `xnatfs.transfer.workers`: the threads
+- `xnatfs.transfer.storing`: threads that put its members into their entries
+- `xnatfs.transfer.workers`: the threads that move bytes
 
 Lock: there is one, here. Order store -> pool -> entry; no call to a source, an entry or a listing is made under it.
-Memory: 1 MiB per thread and, per archive, one file of up to 8 MiB, whatever the number of readers.
+Memory: 1 MiB per thread and, per archive, 16 MiB, whatever the number of readers.
 """
 
 from __future__ import annotations
@@ -26,10 +28,12 @@ from xnatfs.stats import Stats
 from xnatfs.transfer.context import Context, Tuning
 from xnatfs.transfer.feed import Feed, Reader
 from xnatfs.transfer.protocols import Entry, File, Siblings, Source
+from xnatfs.transfer.storing import Storing
 from xnatfs.transfer.walks import Book
+from xnatfs.transfer.whole import Whole
 from xnatfs.transfer.workers import Workers
 
-__all__ = ["Pool", "Reader", "Running", "Tuning"]
+__all__ = ["Pool", "Reader", "Running", "Tuning", "Whole"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,8 @@ class Running:
     """Bytes per second while moving."""
     readers: int
     """Reads that wait for it."""
+    size: int = 0
+    """Of the whole file; 0 where it is not known."""
 
 
 class Pool:
@@ -72,12 +78,13 @@ class Pool:
             stats=stats or Stats(),
             tuning=tuning or Tuning(grace=grace),
             random=rng or random.Random(),  # noqa: S311  # jitter, no secret
+            storing=Storing(),
             max_parked=2 * max(1, workers),
         )
         self._book = Book(self._context)
 
-    def reader(self, entry: Entry, file: File, siblings: Siblings | None = None) -> Reader:
-        """A reader of an open file; no request is made before it asks for bytes.
+    def reader(self, entry: Entry, file: File, siblings: Siblings | None = None, *, walking: bool = False) -> Reader:
+        """A reader of an open file; no request is made before it asks for bytes. ``walking``: see `Vfs.open`.
 
         To be called for every open, of complete entries too: the series engine learns from it what is used. The
         caller keeps its own hold on the entry, and releases it after `Reader.close`.
@@ -85,12 +92,19 @@ class Pool:
         series = None
         if siblings is not None:
             series = self._book.opened(siblings, file.path, entry.size, cached=entry.complete)
-        reader = Reader(self._context, entry, file, series)
+        reader = Reader(self._context, entry, file, series, walking=walking)
         with self._context.lock:
             known = id(entry) in self._context.feeds
         if known and not entry.complete:  # within the grace period of an earlier reader: keep its streams
             Feed.attach(reader)
         return reader
+
+    def whole(self, siblings: Siblings, missing: int) -> Whole | None:
+        """All of a resource is going to be read, ``missing`` of its files are not there: its archive, where that pays.
+
+        None where single requests are as good, or where as many archives as there may be are under way.
+        """
+        return self._book.whole(siblings, missing)
 
     def status(self) -> list[Running]:
         """What is under way."""
@@ -103,6 +117,7 @@ class Pool:
                     stream.moved,
                     stream.rate,
                     sum(waiter.stream is stream for waiter in feed.waiters),
+                    feed.entry.size,
                 )
                 for feed in self._context.feeds.values()
                 for stream in feed.streams
@@ -138,6 +153,7 @@ class Pool:
         for thread in threads:
             if thread is not threading.current_thread():
                 thread.join(max(0.0, until - time.monotonic()))
+        context.storing.close(max(0.0, until - time.monotonic()))
         with context.lock:
             left = [feed for feed in context.feeds.values() if not feed.readers and not feed.streams]
             for feed in left:

@@ -5,7 +5,8 @@ verified it by MD5 where the listing has one. A cut or damaged archive keeps wha
 
 The zip is read by ``stream_unzip`` (this is the only module that knows it), pulled step by step, so that between two
 steps the archive can rest with its connection open and without a thread. Measured: 1 GB/s for members of 150 kB,
-20 microseconds a member, with chunks of 64 KiB; larger ones are copied more often than they save calls.
+20 microseconds a member, with chunks of 64 KiB; larger ones are copied more often than they save calls. Storing a
+member costs six times as much, most of it in MD5 and in the disk, so threads of their own do it beside the unpacking.
 
 Attributes are guarded by the pool's lock; source, entries and the library are called without it.
 """
@@ -13,7 +14,10 @@ Attributes are guarded by the pool's lock; source, entries and the library are c
 from __future__ import annotations
 
 import logging
+import threading
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING
 
 import stream_unzip
@@ -33,6 +37,8 @@ log = logging.getLogger(__name__)
 
 PIECE = 64 * 1024
 """Bytes handed to the library at once."""
+AHEAD = 8 * 1024 * 1024
+"""Bytes of whole members that may wait for being stored."""
 HOLD = 8 * 1024 * 1024
 """Members up to this are kept in memory until their checksum is known to be right, so that nobody reads a damaged one;
 larger ones are readable as they arrive, as a single download is."""
@@ -58,8 +64,15 @@ class Archive:
         self._bulk = 0
         """The same, and the unpacked bytes of what is thrown away."""
         self.cancelled = False
+        self.over = threading.Event()
+        """Set when nothing more will come."""
         self._download: Download | None = None
         self._steps: Iterator[None] | None = None
+        self._storing: deque[tuple[Future[None], int]] = deque()
+        self._waiting_bytes = 0
+        """Bytes of what is being stored. These two belong to the worker."""
+        self._in_hand: set[str] = set()
+        """Files that have arrived and are being stored."""
         self._began = context.clock()
         self._first_byte_at: float | None = None
         self._passed: set[str] = set()
@@ -67,7 +80,7 @@ class Archive:
         self._filled = 0
         """Files that were brought, or were there already."""
         self._cursor = 0
-        """Bytes listed before the file that came last."""
+        """Bytes listed before the file that is coming."""
         self._ordered = True
         """The files have come in the order of the listing so far."""
 
@@ -88,6 +101,8 @@ class Archive:
         """How long until the archive should be there; None before its first byte."""
         if self._first_byte_at is None:
             return None
+        if path in self._in_hand:
+            return 0.0
         left = (self._index.total - self.received) / 2.0
         if self._ordered:
             left = self._index.places[path] - self._cursor
@@ -120,6 +135,7 @@ class Archive:
     def _end(self, error: XnatfsError | None) -> None:
         self.state = State.ENDED
         self.series.ended(self, error)
+        self.over.set()
 
     # -- on a worker, no lock held ------------------------------------------------------------------------------------
 
@@ -137,6 +153,7 @@ class Archive:
             for _ in self._steps:
                 if self._rests(turn):
                     return
+            self._stored(0)
             if 2 * self._filled < len(self._index):
                 error = ServerFault(f"{self.series.uri}: the archive has few of the files of the listing")
         except XnatfsError as problem:
@@ -147,6 +164,7 @@ class Archive:
             log.exception("an archive failed in a way that nobody foresaw")
             error = XnatfsError(f"{self.series.uri}: {type(problem).__name__}")
         _close(self._download, self._steps)
+        wait(future for future, _ in self._storing)  # who waits for one of these need not fetch it
         with self._context.lock:
             if error is not None and not self.cancelled:
                 log.info("an archive of a resource failed, its files are fetched singly: %s", type(error).__name__)
@@ -172,14 +190,19 @@ class Archive:
 
     def _read(self) -> Iterator[None]:
         """The archive in steps of about one piece."""
-        for name, size, chunks in stream_unzip.stream_unzip(self._pieces(), chunk_size=PIECE):
+        pieces = self._pieces()
+        for name, size, chunks in stream_unzip.stream_unzip(pieces, chunk_size=PIECE):
             member = self._matcher.match(name)
+            if member is not None:
+                self._came_to(member)
             if member is not None and size in (None, member.size):
                 yield from self._fill(member, chunks)
             else:
                 yield from self._drain(chunks)
-            if member is not None:
-                self._came_by(member, None)
+                if member is not None:
+                    self._came_by(member, None)
+            yield
+        for _ in pieces:  # the directory at the end: read to it, the connection serves the next request
             yield
 
     def _drain(self, chunks: Iterator[bytes]) -> Iterator[None]:
@@ -215,23 +238,70 @@ class Archive:
 
     def _fill(self, member: Member, chunks: Iterator[bytes]) -> Iterator[None]:
         """One member into its entry."""
+        if member.size > HOLD:
+            yield from self._fill_as_it_comes(member, chunks)
+            return
+        pieces: list[bytes] = []
+        length = 0
+        for chunk in chunks:
+            pieces.append(chunk)
+            length += len(chunk)
+            if length > member.size:
+                self._damaged(member, "longer in the archive than in the listing")
+                self._came_by(member, None)
+                yield from self._drain(chunks)
+                return
+            yield
+        self._stored(AHEAD - length)
+        with self._context.lock:
+            if not self.cancelled:
+                self._in_hand.add(member.path)
+                self._waiting_bytes += length
+                self._storing.append((self._context.storing.submit(self._store, member, pieces), length))
+
+    def _stored(self, most: int) -> None:
+        """Wait until no more than ``most`` bytes wait for being stored; raises what went wrong with earlier ones."""
+        while self._storing and (self._waiting_bytes > most or self._storing[0][0].done()):
+            future, size = self._storing.popleft()
+            self._waiting_bytes -= size
+            future.result()
+
+    def _store(self, member: Member, pieces: list[bytes]) -> None:
+        """A whole member, whose checksum in the zip was right, into its entry. On a thread of `Context.storing`."""
         try:
             entry: Entry = member.open_entry()
         except CacheFault:
-            entry = None  # type: ignore[assignment]
+            self._came_by(member, None)
+            return
         try:
-            if entry is None or entry.complete:
+            if sum(map(len, pieces)) != member.size:
+                raise ContentDamaged("shorter in the archive than in the listing")
+            if not entry.complete:
+                entry.write(0, b"".join(pieces))
+        except ContentDamaged as error:
+            self._damaged(member, str(error))
+        finally:
+            self._came_by(member, entry)
+            entry.release()
+
+    def _damaged(self, member: Member, reason: str) -> None:
+        log.warning("a file in an archive is not what the listing says; it will be fetched singly")
+        log.debug("%s in %s: %s", member.path, self.series.uri, reason)
+
+    def _fill_as_it_comes(self, member: Member, chunks: Iterator[bytes]) -> Iterator[None]:
+        """A large member into its entry, without all of it in memory."""
+        entry: Entry = member.open_entry()
+        try:
+            if entry.complete:
                 yield from self._drain(chunks)
             else:
                 yield from self._copy(member, entry, chunks)
-        except ContentDamaged:
-            log.warning("a file in an archive is not what the listing says; it will be fetched singly")
-            log.debug("%s in %s", member.path, self.series.uri)
+        except ContentDamaged as error:
+            self._damaged(member, str(error))
             yield from self._drain(chunks)
         finally:
-            if entry is not None:
-                self._came_by(member, entry)
-                entry.release()
+            self._came_by(member, entry)
+            entry.release()
 
     def _copy(self, member: Member, entry: Entry, chunks: Iterator[bytes]) -> Iterator[None]:
         """The bytes of a member; the last of them only when its checksum was right."""
@@ -260,14 +330,19 @@ class Archive:
         if pending:
             entry.write(block, memoryview(pending))
 
+    def _came_to(self, member: Member) -> None:
+        """This file comes next."""
+        with self._context.lock:
+            place = self._index.places[member.path]
+            self._ordered = self._ordered and place >= self._cursor
+            self._cursor = max(self._cursor, place)
+
     def _came_by(self, member: Member, entry: Entry | None) -> None:
         """Nothing more will come for this file."""
         with self._context.lock:
+            self._in_hand.discard(member.path)
             if member.path not in self._passed:
                 self._passed.add(member.path)
-                place = self._index.places[member.path]
-                self._ordered = self._ordered and place >= self._cursor
-                self._cursor = max(self._cursor, place)
                 self._filled += entry is not None and entry.complete
             self._tell(entry)
 

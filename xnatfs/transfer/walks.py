@@ -15,10 +15,21 @@ from collections import OrderedDict
 from xnatfs.errors import AccessDenied, LoginFailed, NotFound, XnatfsError
 from xnatfs.transfer.context import Context
 from xnatfs.transfer.members import Index
-from xnatfs.transfer.policy import FAILURES, RECENT, Walk, allowance, archive_pays, patience, worth_waiting
+from xnatfs.transfer.policy import (
+    FAILURES,
+    RECENT,
+    Walk,
+    allowance,
+    archive_pays,
+    goes_on,
+    patience,
+    whole_pays,
+    worth_waiting,
+)
 from xnatfs.transfer.protocols import Siblings
 from xnatfs.transfer.series import Archive
 from xnatfs.transfer.stream import State
+from xnatfs.transfer.whole import Whole
 
 KEPT = 256
 """Resources remembered."""
@@ -58,6 +69,10 @@ class Series:
         self.brought = 0
         """Bytes that archives have brought in this walk."""
         self._opened: OrderedDict[str, _Opened] = OrderedDict()
+        self._alone = False
+        """The archive under way began with a single file, and no other was opened since."""
+        self._eager = -1
+        """The last round in which somebody read the first file whole after listing the directory."""
         self._round = 0
         """Raised when an archive ends: what led to that one is no reason for another."""
         self._done = False
@@ -82,6 +97,7 @@ class Series:
         if known is None:
             self._opened[path] = _Opened(now, size, cached)
             self.opened_bytes += size
+            self._alone = False
             if self.archive is not None:
                 self.archive.more_allowed()
 
@@ -95,8 +111,8 @@ class Series:
         if opened is not None:
             opened.extent = max(opened.extent, position)
 
-    def look(self, path: str) -> None:
-        """Bytes of a file are wanted and not there. No lock held."""
+    def look(self, path: str, *, eager: bool = False) -> None:
+        """Bytes of a file are wanted and not there (``eager``: see `policy.Walk`). No lock held."""
         context = self._context
         with context.lock:
             now = self.active = context.clock()
@@ -104,7 +120,9 @@ class Series:
             if opened is None:
                 opened = self._opened[path] = _Opened(now, 0, cached=False)
             opened.round = self._round
-            if self.archive is not None or len(self._opened) < 2:
+            if eager:
+                self._eager = self._round
+            if self.archive is not None or (len(self._opened) < 2 and not eager):
                 return
             if self._index is not None and now - self._indexed_at < FRESH:
                 return
@@ -125,6 +143,9 @@ class Series:
         now = self.active = self._context.clock()
         if self.archive is None and self._pays(now):
             self._begin()
+            self._alone = self.archive is not None and len(self._opened) < 2
+            if self._alone:
+                return None  # the archive is for those that follow; this one comes as fast beside it
         archive = self.archive
         if archive is None or archive.state is State.PARKED or not archive.expects(path):
             return None
@@ -137,11 +158,34 @@ class Series:
         """Is an archive on its way that will bring this file? Lock held."""
         return self.archive is not None and self.archive.expects(path)
 
+    def whole(self, index: Index, missing: int) -> Archive | None:
+        """All of it is going to be read, and ``missing`` of its files are not there: begin its archive if that pays.
+
+        One that is under way already serves as well. Lock held.
+        """
+        self._index, self._indexed_at = index, self._context.clock()
+        self.active = self._indexed_at
+        self.opened_bytes = max(self.opened_bytes, index.total)
+        self.brought = 0
+        self._alone = False
+        walk = Walk(
+            files=len(index),
+            total=index.total,
+            largest=index.largest,
+            wanted=missing,
+            cached=len(index) - missing,
+            thorough=missing,
+            failures=self._failures,
+        )
+        if self.archive is None and whole_pays(walk):
+            self._begin()
+        return self.archive
+
     # -- archives (lock held) -----------------------------------------------------------------------------------------
 
     def allowance(self) -> int:
         """Bytes that archives may still bring."""
-        return allowance(self.opened_bytes) - self.brought
+        return allowance(self.opened_bytes, alone=self._alone) - self.brought
 
     def _pays(self, now: float) -> bool:
         if self._index is None or self._done:
@@ -161,6 +205,7 @@ class Series:
             thorough=sum(4 * opened.extent >= opened.size for opened in wanted),
             seconds=wanted[0].at - wanted[1].at if len(wanted) > 1 else 0.0,
             failures=self._failures,
+            eager=self._eager == self._round,
         )
         return archive_pays(walk) and (not self.brought or self.allowance() >= self._index.total)
 
@@ -171,7 +216,7 @@ class Series:
             self._book.archives.append(self.archive)
             self._context.stats.add("transfer.archives")
             self._context.workers.submit(self.archive)
-            self._context.workers.at(self.active + self._context.tuning.grace, self._watch)
+            self._context.workers.at(self.active + goes_on(len(self._opened), self._context.tuning.grace), self._watch)
 
     def ended(self, archive: Archive, error: XnatfsError | None) -> None:
         """The archive is over: who waited for it looks for another way."""
@@ -192,7 +237,7 @@ class Series:
         with self._context.lock:
             if self.archive is None:
                 return
-            due = self.active + self._context.tuning.grace
+            due = self.active + goes_on(len(self._opened), self._context.tuning.grace)
             if due > self._context.clock():
                 self._context.workers.at(due, self._watch)
                 return
@@ -211,15 +256,27 @@ class Book:
     def opened(self, siblings: Siblings, path: str, size: int, *, cached: bool) -> Series:
         """Note that a file was opened. No lock held."""
         with self._context.lock:
-            series = self._series.get(siblings.key)
-            if series is None:
-                series = self._series[siblings.key] = Series(self._context, self, siblings)
-                if len(self._series) > KEPT:
-                    oldest = next(key for key, kept in self._series.items() if kept.archive is None)
-                    del self._series[oldest]
-            self._series.move_to_end(siblings.key)
+            series = self._of(siblings)
             series.opened(siblings, path, size, cached=cached)
             return series
+
+    def whole(self, siblings: Siblings, missing: int) -> Whole | None:
+        """See `Series.whole`. No lock held."""
+        index = Index(siblings.members())
+        with self._context.lock:
+            series = self._of(siblings)
+            archive = series.whole(index, missing)
+        return Whole(self._context, series, archive) if archive is not None else None
+
+    def _of(self, siblings: Siblings) -> Series:
+        series = self._series.get(siblings.key)
+        if series is None:
+            series = self._series[siblings.key] = Series(self._context, self, siblings)
+            if len(self._series) > KEPT:
+                oldest = next(key for key, kept in self._series.items() if kept.archive is None)
+                del self._series[oldest]
+        self._series.move_to_end(siblings.key)
+        return series
 
     def room_for_archive(self) -> bool:
         """May one more archive start? One that waits for its readers makes room. Lock held."""

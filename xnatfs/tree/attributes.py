@@ -9,8 +9,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
+from typing import Any
 
 from xnatfs.tree.nodes import DirNode, FileNode, LinkNode, Node, TextNode
 from xnatfs.xnat.records import (
@@ -39,90 +40,99 @@ def _count(number: int | None) -> str:
     return "" if number is None else str(number)
 
 
-def describe(record: Record) -> dict[str, str]:
-    """Everything known of a record, empty values included, so that the columns of a table do not depend on its rows."""
-    if isinstance(record, Project):
-        return {
-            "id": record.id,
-            "label": record.id,
-            "name": record.name,
-            "secondary_id": record.secondary_id,
-            "description": record.description,
-            "pi": record.pi,
-            "uri": record.uri,
-            "xsi_type": "xnat:projectData",
-        }
-    if isinstance(record, Subject):
-        return {
-            "id": record.id,
-            "label": record.label,
-            "project": record.project,
-            "uri": record.uri,
-            "xsi_type": "xnat:subjectData",
-            "insert_date": _time(record.inserted),
-            "last_modified": _time(record.modified),
-            **dict(record.fields),
-        }
-    if isinstance(record, Experiment):
-        return {
-            "id": record.id,
-            "label": record.label,
-            "project": record.project,
-            "uri": record.uri,
-            "xsi_type": record.xsi_type,
-            "date": record.date,
-            "subject_id": record.subject_id,
-            "subject_label": record.subject_label,
-            "insert_date": _time(record.inserted),
-            "last_modified": _time(record.modified),
-        }
-    if isinstance(record, Scan):
-        return {
-            "id": record.id,
-            "label": record.id,
-            "type": record.type,
-            "series_description": record.series_description,
-            "quality": record.quality,
-            "note": record.note,
-            "frames": record.frames,
-            "uri": record.uri,
-            "xsi_type": record.xsi_type,
-        }
-    if isinstance(record, Assessor):
-        return {
-            "id": record.id,
-            "label": record.label,
-            "project": record.project,
-            "uri": record.uri,
-            "xsi_type": record.xsi_type,
-            "date": record.date,
-            "insert_date": _time(record.inserted),
-        }
-    if isinstance(record, Reconstruction):
-        return {
-            "id": record.id,
-            "label": record.id,
-            "type": record.type,
-            "base_scan_type": record.base_scan_type,
-            "uri": record.uri,
-            "xsi_type": "xnat:reconstructedImageData",
-        }
-    if isinstance(record, Resource):
-        return {
-            "id": record.id,
-            "label": record.label,
-            "format": record.format,
-            "content": record.content,
-            "tags": record.tags,
-            "file_count": _count(record.file_count),
-            "file_size": _count(record.file_size),
-            "uri": record.uri,
-            "xsi_type": record.xsi_type,
-        }
-    return _describe_file(record)
+def _project(record: Project) -> dict[str, str]:
+    return {
+        "id": record.id,
+        "label": record.id,
+        "name": record.name,
+        "secondary_id": record.secondary_id,
+        "description": record.description,
+        "pi": record.pi,
+        "uri": record.uri,
+        "xsi_type": "xnat:projectData",
+    }
 
 
-def _describe_file(record: FileRecord) -> dict[str, str]:
+def _subject(record: Subject) -> dict[str, str]:
+    return {
+        "id": record.id,
+        "label": record.label,
+        "project": record.project,
+        "uri": record.uri,
+        "xsi_type": "xnat:subjectData",
+        "insert_date": _time(record.inserted),
+        "last_modified": _time(record.modified),
+        **dict(record.fields),
+    }
+
+
+def _experiment(record: Experiment) -> dict[str, str]:
+    return {
+        "id": record.id,
+        "label": record.label,
+        "project": record.project,
+        "uri": record.uri,
+        "xsi_type": record.xsi_type,
+        "date": record.date,
+        "subject_id": record.subject_id,
+        "subject_label": record.subject_label,
+        "insert_date": _time(record.inserted),
+        "last_modified": _time(record.modified),
+    }
+
+
+def _scan(record: Scan) -> dict[str, str]:
+    return {
+        "id": record.id,
+        "label": record.id,
+        "type": record.type,
+        "series_description": record.series_description,
+        "quality": record.quality,
+        "note": record.note,
+        "frames": record.frames,
+        "uri": record.uri,
+        "xsi_type": record.xsi_type,
+    }
+
+
+def _assessor(record: Assessor) -> dict[str, str]:
+    return {
+        "id": record.id,
+        "label": record.label,
+        "project": record.project,
+        "uri": record.uri,
+        "xsi_type": record.xsi_type,
+        "date": record.date,
+        "insert_date": _time(record.inserted),
+    }
+
+
+def _reconstruction(record: Reconstruction) -> dict[str, str]:
+    return {
+        "id": record.id,
+        "label": record.id,
+        "type": record.type,
+        "base_scan_type": record.base_scan_type,
+        "uri": record.uri,
+        "xsi_type": "xnat:reconstructedImageData",
+    }
+
+
+def _resource(record: Resource) -> dict[str, str]:
+    return {
+        "id": record.id,
+        "label": record.label,
+        "format": record.format,
+        "content": record.content,
+        "tags": record.tags,
+        "file_count": _count(record.file_count),
+        "file_size": _count(record.file_size),
+        "uri": record.uri,
+        "xsi_type": record.xsi_type,
+    }
+
+
+def _file(record: FileRecord) -> dict[str, str]:
     return {
         "label": record.path.rpartition("/")[2],
         "path": record.path,
@@ -134,6 +144,23 @@ def _describe_file(record: FileRecord) -> dict[str, str]:
         "resource_id": record.resource_id,
         "uri": record.base + record.path,
     }
+
+
+_DESCRIBE: dict[type[Any], Callable[[Any], dict[str, str]]] = {
+    Project: _project,
+    Subject: _subject,
+    Experiment: _experiment,
+    Scan: _scan,
+    Assessor: _assessor,
+    Reconstruction: _reconstruction,
+    Resource: _resource,
+    FileRecord: _file,
+}
+
+
+def describe(record: Record) -> dict[str, str]:
+    """Everything known of a record, empty values included, so that the columns of a table do not depend on its rows."""
+    return _DESCRIBE[type(record)](record)
 
 
 def xattrs(node: Node) -> dict[str, bytes]:

@@ -69,6 +69,14 @@ class Breaker:
         """Is the server taken to be away?"""
         return self._open_since is not None
 
+    @property
+    def away(self) -> tuple[float, str] | None:
+        """For how many seconds the server has been taken to be away, and why; None while it is not."""
+        with self._lock:
+            if self._open_since is None:
+                return None
+            return max(0.0, self._clock() - self._open_since), self._reason
+
     def enter(self) -> int:
         """To be called before each attempt; what it returns goes to `failed`. Raises `AtRestError` while open."""
         with self._lock:

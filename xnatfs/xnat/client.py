@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from random import Random
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from xnatfs import __version__
 from xnatfs.deadlines import Clock, Deadline
@@ -15,12 +15,25 @@ from xnatfs.stats import Stats
 from xnatfs.xnat import urls
 from xnatfs.xnat.again import BUSY, BusyError, Retry, check_status
 from xnatfs.xnat.download import Download, Expected, begin, page_instead_of_file
+from xnatfs.xnat.greeting import Greeting, greeting
 from xnatfs.xnat.login import Credentials, Login, Session, is_login_page
 from xnatfs.xnat.session import CHUNK, Answer, Transport, translated
 from xnatfs.xnat.tables import Row, TableReader
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+
+class Connection(NamedTuple):
+    """How it stands with the server, as far as is known without asking. Seconds."""
+
+    away: float | None
+    """For how long it has not been reachable; None while it is, or may be."""
+    reason: str
+    """Why it is away, or why the login was refused; else empty."""
+    session_age: float | None
+    """None without a session of ours."""
+
 
 ABSENT = frozenset({404})
 """The thing asked for is not there."""
@@ -90,6 +103,17 @@ class Client:
     def identity(self) -> str:
         """The account's name as the server reports it, ``guest`` for nobody; empty before the first login."""
         return "guest" if self._login.guest else self._login.identity
+
+    @property
+    def connection(self) -> Connection:
+        """Never asks, never waits."""
+        away = self._transport.breaker.away
+        seconds, reason = away if away is not None else (None, self._login.refused)
+        return Connection(seconds, reason, self._login.age)
+
+    def greeting(self, deadline: Deadline) -> Greeting:
+        """What the server tells everybody; see `xnatfs.xnat.greeting`."""
+        return greeting(self._transport, deadline)
 
     def login(self, deadline: Deadline) -> str:
         """Make sure that there is a session, and give the account's name, ``guest`` for nobody.

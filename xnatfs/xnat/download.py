@@ -94,6 +94,7 @@ class HttpDownload:
             if not count:
                 if self._left is not None:
                     raise Unreachable(f"{self._where}: ended early, {self._left} of {self.length} bytes missing")
+                self._left = 0  # nothing for `close` to abort: the connection may be somebody else's by now
                 return 0
             if self._left is not None:
                 self._left -= count

@@ -145,6 +145,33 @@ class FileListBuilder:
         if self._which is not None:
             self._which.append(number)
 
+    def extend(self, paths: list[str], sizes: list[str], digests: list[str], traits: Traits) -> None:
+        """Many more files, as `add`: sizes as decimal digits or empty, digests in hex or empty.
+
+        Raises `ValueError` or `TypeError`, and adds none, unless all are right.
+        """
+        joined = "".join(sizes)
+        if joined and not (joined.isascii() and joined.isdigit() and max(map(len, sizes)) < 19):
+            raise ValueError("a size that is no number")
+        if all(digests):
+            packed = bytes.fromhex("".join(digests))  # leaves out blanks
+            if len(packed) != 16 * len(paths):
+                raise ValueError("a digest that is none")
+        else:
+            parts = [bytes.fromhex(digest) if digest else NO_DIGEST for digest in digests]
+            if any(len(part) != 16 for part in parts):
+                raise ValueError("a digest that is none")
+            packed = b"".join(parts)
+        added = array("q", map(int, sizes) if all(sizes) else [int(size) if size else -1 for size in sizes])
+        number = self._numbers.get(traits)
+        if number is None:
+            number = self._number(traits)
+        self._sizes.extend(added)
+        self._paths.extend(paths)
+        self._digests += packed
+        if self._which is not None:
+            self._which.extend([number] * len(paths))
+
     def _number(self, traits: Traits) -> int:
         number = self._numbers[traits] = len(self._traits)
         self._traits.append(traits)

@@ -88,6 +88,7 @@ class Login:
         self._session = Session("", 0)
         self._identity = ""
         self._refused: str = ""
+        self._began: float | None = None
         self._checked = float("-inf")
         self._used = float("-inf")
         self._idle = DEFAULT_IDLE
@@ -109,6 +110,17 @@ class Login:
     def identity(self) -> str:
         """The account's name as the server reports it; empty before the first login."""
         return self._identity
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since the session of now began; None without one."""
+        with self._lock:
+            return self._clock() - self._began if self._session.id and self._began is not None else None
+
+    @property
+    def refused(self) -> str:
+        """Why the login was refused; empty while it was not."""
+        return self._refused
 
     def replace(self, credentials: Credentials | None) -> None:
         """Use other credentials, or the same ones anew after a refusal."""
@@ -211,6 +223,7 @@ class Login:
                 if self._epoch != epoch:
                     raise Unreachable(f"login at {self._host}: other credentials were given meanwhile; try again")
                 self._session = Session(session_id, self._session.generation + 1)
+                self._began = self._clock()
         except XnatfsError as error:
             flight.error = error
             if isinstance(error, LoginFailed):

@@ -87,7 +87,7 @@ class Scan:
     xsi_type: str = ""
     frames: str = ""
     partial: bool = False
-    """Only ``id`` and ``type`` are known: it comes from a listing of many sessions."""
+    """At most ``id`` and ``type`` are known: it comes from a listing of many sessions, or of its resources."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,8 @@ class Assessor:
     date: str = ""
     inserted: float = 0.0
     project: str = ""
+    partial: bool = False
+    """``inserted`` is not known: it comes from the document of its session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,17 @@ class Reconstruction:
     uri: str
     type: str = ""
     base_scan_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What an experiment consists of, as far as one request could tell."""
+
+    scans: tuple[Scan, ...]
+    assessors: tuple[Assessor, ...] | None = None
+    """None: not said."""
+    no_inputs: bool = False
+    """Has none of the assessors any input resource? False: not said."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,8 @@ DEMOGRAPHICS = (
 
 LARGEST = 1 << 63
 """No size and no count is as large."""
+RUN = 1000
+"""Rows of files that are taken together at most."""
 
 _TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)[ T](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?")
 _MD5 = re.compile(r"[0-9a-f]{32}")
@@ -300,11 +302,11 @@ def files(rows: Iterable[Row], belongs: Callable[[str, str], bool]) -> dict[str,
     Raises:
         ServerFault: a row of another container.
     """
-    prefixes: dict[str, Callable[[str, int, bytes, Traits], None]] = {}
+    prefixes: dict[str, FileListBuilder] = {}
     builders: dict[tuple[str, str], FileListBuilder] = {}
     usual: set[Traits] = set()
 
-    def place(uri: str) -> tuple[Callable[[str, int, bytes, Traits], None], str]:
+    def place(uri: str) -> tuple[FileListBuilder, str]:
         parts = split_file_uri(uri)
         if parts is None:
             raise BadRowError("URI of an unknown form")
@@ -315,37 +317,59 @@ def files(rows: Iterable[Row], belongs: Callable[[str, str], bool]) -> dict[str,
         builder = builders.get((resource_id, base))
         if builder is None:
             builder = builders[resource_id, base] = FileListBuilder(base, resource_id)
-        return prefixes.setdefault(uri[: len(uri) - len(path)], builder.add), path
+        return prefixes.setdefault(uri[: len(uri) - len(path)], builder), path
 
     def one(row: Row) -> None:
-        add, path = place(needed(row, "URI", "uri"))
+        builder, path = place(needed(row, "URI", "uri"))
         if not path:
             raise BadRowError("URI without a path")
         digest = cell(row, "digest").strip().lower()
         size = number(cell(row, "Size", "size"))
         traits = cell(row, "file_format"), cell(row, "file_content"), cell(row, "file_tags")
         usual.add(traits)
-        add(path, -1 if size is None else size, bytes.fromhex(digest) if _MD5.fullmatch(digest) else NO_DIGEST, traits)
+        packed = bytes.fromhex(digest) if _MD5.fullmatch(digest) else NO_DIGEST
+        builder.add(path, -1 if size is None else size, packed, traits)
 
     def unusual() -> Iterator[Row]:
-        """Takes the rows that are as always, in half the time that `one` needs; gives those that are not."""
-        from_hex = bytes.fromhex
+        """Takes the rows that are as always, many of one resource at a time; gives those that are not."""
+        run: list[Row] = []
+        paths: list[str] = []
+        sizes: list[str] = []
+        digests: list[str] = []
+        prefix, cut, of_run = "", 0, None
+
+        def taken() -> list[Row]:
+            """The rows of the run, if it could not be taken; nothing if it was."""
+            try:
+                if of_run is not None and run:
+                    prefixes[prefix].extend(paths, sizes, digests, of_run)
+                return []
+            except (ValueError, TypeError):
+                return run
+
         for row in rows:
             try:
-                uri, size, digest = row["URI"], row["Size"], row.get("digest", "")
-                cut = uri.index("/files/") + 7
-                add = prefixes[uri[:cut]]
-                count = int(size) if size else -1
-                packed = from_hex(digest) if digest else NO_DIGEST
-                # what int takes besides plain digits (blanks, signs, other scripts) does not come back the same
-                odd = size and (str(count) != size or not 0 <= count < LARGEST)
+                uri, digest, size = row["URI"], row.get("digest", ""), row["Size"]
                 traits = row["file_format"], row["file_content"], row["file_tags"]
-                if traits not in usual or odd or len(uri) == cut or len(packed) != 16 or (digest and len(digest) != 32):
+                if traits != of_run or not uri.startswith(prefix) or len(run) >= RUN:
+                    yield from taken()
+                    run, paths, sizes, digests, of_run = [], [], [], [], None
+                    cut = uri.index("/files/") + 7
+                    prefix = uri[:cut]
+                    if prefix not in prefixes or traits not in usual:
+                        yield row
+                        continue
+                    of_run = traits
+                if len(uri) == cut or len(digest) not in (0, 32):
                     yield row
                     continue
-                add(uri[cut:], count, packed, traits)
+                sizes.append(size)
+                paths.append(uri[cut:])
+                digests.append(digest)
+                run.append(row)
             except (KeyError, ValueError, TypeError, AttributeError):
                 yield row
+        yield from taken()
 
     for _ in parse(unusual(), "files", one):
         pass

@@ -230,7 +230,7 @@ class Answer:
             return len(data)
         with translated(self.what, self.host):
             count = response.receive(buffer)
-            if response.length == 0:
+            if response.length == 0 or (response.chunked and not count):
                 self._raw.read(decode_content=False)  # nothing is left: this gives the connection back
         self._stats.add("bytes.received", count)
         return count

@@ -59,12 +59,11 @@ class Wire:
 
     @property
     def direct(self) -> PacedResponse | None:
-        """The response, if its body can be received without a copy: of stated length, not in chunks."""
+        """The response, if its body can be received without a copy: of stated length, or in chunks."""
         response = self._response
-        plain = (
-            response is not None and not response.chunked and response.length is not None and response.fp is not None
-        )
-        return response if plain else None
+        if response is None or response.fp is None:
+            return None
+        return response if response.chunked or response.length is not None else None
 
     def attach(self, sock: Any, response: PacedResponse) -> None:
         with self._lock:
@@ -133,7 +132,13 @@ class PacedResponse(http.client.HTTPResponse):
             self.fp = io.BufferedReader(_PacedReader(sock, wire), CHUNK)
 
     def receive(self, buffer: memoryview) -> int:
-        """Some bytes of the body straight into ``buffer``, 0 at its end. Only for a response that is `Wire.direct`."""
+        """Some bytes of the body straight into ``buffer``, 0 at its end. Only for a response that is `Wire.direct`.
+
+        Of a body in chunks, as much as is asked for, up to `CHUNK`: Tomcat's chunks have 8 KiB, and handing up each by
+        itself would cost more than receiving it.
+        """
+        if self.chunked:
+            return self.readinto(buffer[:CHUNK])
         assert self.length is not None
         count: int = self.fp.readinto1(buffer[: self.length])
         self.length -= count
