@@ -140,6 +140,7 @@ class Browser:
     def forget(self, address: Address, *, recursive: bool = True) -> None:
         """Forget what is known of a directory, and of everything below it if ``recursive``: see `Questions.forget`."""
         self._assembled.forget()
+        self._tables = Tables()  # the other one would keep what was forgotten
         with self._lock:
             self._singles.clear()
         self._ask.forget(address, recursive=recursive)

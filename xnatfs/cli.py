@@ -157,19 +157,19 @@ def mount(
         if flags["server"]:
             raise click.UsageError("SERVER is given twice")
         flags["server"] = places[0]
-    from xnatfs import app
+    from xnatfs import mounting
 
-    plan = app.plan(settings_from(config, insecure, verbose, flags), places[-1], config)
+    plan = mounting.plan(settings_from(config, insecure, verbose, flags), places[-1], config)
     told = (lambda _: None) if quiet else console.say
     if dry_run:
         told(f"{plan.settings.need_server()} can be mounted on {plan.point}, as far as this machine can tell")
         return
     login = _login(plan.settings)
     if foreground:
-        app.mount_here(plan, login, told)
+        mounting.mount_here(plan, login, told)
         return
     with console.waiting(f"connecting to {plan.settings.server.value}"):
-        report = app.mount_in_background(plan, login, explain)
+        report = mounting.mount_in_background(plan, login, explain)
     if report.status:
         console.complain(report.message)
         raise click.exceptions.Exit(report.status)
@@ -181,10 +181,10 @@ def mount(
 @click.option("--lazy", is_flag=True, help="Detach now, end when the last file is closed.")
 def umount(mountpoint: str, lazy: bool) -> None:
     """Unmount MOUNTPOINT; a dead mount is cleared. Comes back when the session on the server has ended."""
-    from xnatfs import app, daemon
+    from xnatfs import daemon, mounting
 
     daemon.forget_variable("XNAT_PASS")
-    if not app.unmount(mountpoint, lazy=lazy):
+    if not mounting.unmount(mountpoint, lazy=lazy):
         console.complain(f"{mountpoint} is unmounted; the process behind it is still ending its session", "note")
 
 
@@ -227,7 +227,7 @@ def demo(
     It has projects, subjects, MR, PET and CT sessions with valid DICOM series, NIfTI files, pictures, assessors and
     shared data. MOUNTPOINT is made if missing; without one it is ~/xnat-demo. Ctrl-C ends it.
     """
-    from xnatfs import app, daemon, demo_mount
+    from xnatfs import daemon, demo_mount, mounting
 
     daemon.forget_variable("XNAT_PASS")
     if serve:
@@ -241,13 +241,13 @@ def demo(
     plan, login = demo_mount.plan(point, arguments, normal(flags, verbose))
     server = f"{plan.settings.server.value}, user {login.user}, password {login.password.reveal()}"
     if background:
-        report = app.mount_in_background(plan, login, explain)
+        report = mounting.mount_in_background(plan, login, explain)
         if report.status:
             console.complain(report.message)
             raise click.exceptions.Exit(report.status)
         console.say(f"The demo archive ({server}) is mounted on {point}; end it with: xnatfs umount {point}")
         return
-    app.mount_here(plan, login, lambda _: console.say(DEMO_TEXT.format(server=server, point=point)))
+    mounting.mount_here(plan, login, lambda _: console.say(DEMO_TEXT.format(server=server, point=point)))
 
 
 def _browse(config: Path | None, insecure: bool, verbose: bool, flags: dict[str, Any]) -> App:

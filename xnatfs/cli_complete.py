@@ -138,7 +138,7 @@ def _entries(options: dict[str, Any], directory: str) -> Iterable[str]:
     server = wanted.need_server()
     for entry in fuse_mount.mounts():
         facts = daemon.recorded_facts(Path(entry.mountpoint)) if entry.ours else None
-        if facts is not None and facts.get("server") == server:
+        if facts is not None and facts.get("server") == server and facts.get("layout", "plain") == "plain":
             with os.scandir(f"{entry.mountpoint}{app.absolute(directory)}") as listed:
                 return [f"{one.name}/" if one.is_dir() else one.name for one in listed]
     login = credentials.complete(wanted.choice(), None)

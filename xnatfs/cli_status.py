@@ -1,8 +1,9 @@
-"""The commands that say how a mount is: status, top, loglevel, doctor, debug."""
+"""The commands that say how a mount is: status, env, top, loglevel, doctor, debug."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
@@ -51,6 +52,28 @@ def status(mountpoint: str | None, as_json: bool) -> None:
     console.table(("mountpoint", "state", "server", "user", "pid", "up"), rows, right=("pid",))
 
 
+@click.command(cls=Command)
+@click.argument("mountpoint", shell_complete=directory)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def env(mountpoint: str, as_json: bool) -> None:
+    """Print the variables by which notebooks and xnatpy read through a mount: eval "$(xnatfs env MOUNTPOINT)".
+
+    XNAT_HOST, XNAT_USER, and for a mount with --layout archive or jupyter XNAT_DATA. MOUNTPOINT may be any path in the
+    mount; that of a project, a subject or a session adds XNAT_XSI_TYPE and XNAT_ITEM_ID. Never the password.
+    """
+    from xnatfs import environment, mounted
+
+    point = mounted.find(mountpoint)
+    found = environment.variables(Path(mountpoint).expanduser(), point, mounted.of(point))
+    if as_json:
+        console.as_json(found)
+        return
+    for name, value in found.items():
+        console.say(f"export {name}={shlex.quote(value)}")
+    if "XNAT_DATA" not in found:
+        console.complain("no XNAT_DATA: xnatpy reads through mounts with --layout archive or jupyter", "note")
+
+
 def _age(mount: Any) -> str:
     if not mount.since:
         return "-"
@@ -65,6 +88,7 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         state += f" for {duration(connection['away'])}"
     lines = [
         ("mountpoint", str(facts["mountpoint"])),
+        ("layout", facts["options"]["layout"]),
         ("server", f"{facts['server']} as {facts['user']}"),
         ("connection", state + (f": {connection['reason']}" if connection["reason"] else "")),
         ("session", "none" if connection["session_age"] is None else f"{duration(connection['session_age'])} old"),
@@ -174,11 +198,11 @@ def _examine(
     ask: Callable[[Settings], Credentials | None] | None,
 ) -> Iterator[Check]:
     """All checks, one after the other. Without ``ask`` no login is tried."""
-    from xnatfs import app, connect, doctor
+    from xnatfs import connect, doctor, mounting
     from xnatfs.settings import saved_config
 
     yield doctor.program()
-    yield from doctor.fuse(app.load_fuse, root=os.geteuid() == 0)
+    yield from doctor.fuse(mounting.load_fuse, root=os.geteuid() == 0)
     yield from doctor.stale()
     netrc = Path(os.environ.get("NETRC") or Path.home() / ".netrc").expanduser()
     named = {"config": config.expanduser()} if config else {}
@@ -238,5 +262,5 @@ def debug(
 
 
 def register(group: click.Group) -> None:
-    for command in (status, top, loglevel, doctor, debug):
+    for command in (status, env, top, loglevel, doctor, debug):
         group.add_command(command)

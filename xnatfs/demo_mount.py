@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from xnatfs import app
+from xnatfs import mounting
 from xnatfs.credentials import Credentials, Secret, scrub
 from xnatfs.daemon import ending_on_signals
 from xnatfs.errors import SettingsError
@@ -82,12 +82,12 @@ def point_of(given: str | None) -> Path:
     return Path(os.path.abspath((Path(given) if given else DEFAULT_POINT).expanduser()))  # noqa: PTH100
 
 
-def plan(point: Path, arguments: Sequence[str], flags: dict[str, object]) -> tuple[app.Plan, Credentials]:
-    """Start the demo archive and plan its mount; the archive ends with the mount. Raises like `xnatfs.app.plan`."""
+def plan(point: Path, arguments: Sequence[str], flags: dict[str, object]) -> tuple[mounting.Plan, Credentials]:
+    """Start the demo archive and plan its mount; the archive ends with the mount. Raises like `mounting.plan`."""
     demo = DemoArchive(point, arguments)
     try:
         settings = load({"cache_dir": demo.cache / "files", **flags, "server": demo.url}, {})
-        found = app.plan(settings, str(point), None)
+        found = mounting.plan(settings, str(point), None)
     except BaseException:
         demo.close()
         raise

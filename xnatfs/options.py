@@ -142,6 +142,7 @@ _LEVEL = one_of(*_LEVELS)
 _LOOP = one_of("fast", "plain")
 _SCAN_NAMES = one_of("id", "type")
 _KEPT = one_of("warmed", "all", "no")
+_LAYOUT = one_of("plain", "archive", "jupyter", "zip")
 
 # fmt: off
 OPTIONS: tuple[Option, ...] = (
@@ -173,6 +174,8 @@ OPTIONS: tuple[Option, ...] = (
            fixed=False),
     Option("scan_names", "--scan-names", _SCAN_NAMES, "id", CACHE, "Show a scan as 3 or as 3-T1w; both are found.",
            "id|type", "id"),
+    Option("layout", "--layout", _LAYOUT, "plain", MOUNT,
+           "Arrange it as XNAT's archive on disk, its notebooks or its zips.", "plain|archive|jupyter|zip", "plain"),
     Option("fuse_options", "-o", parse_texts, (), MOUNT, "Mount options of FUSE, such as allow_other.", "OPT,OPT"),
     Option("loop", "--loop", _LOOP, "fast", MOUNT, "FUSE loop: ours, or fusepy's own.", "fast|plain", "fast"),
     Option("log_file", "--log-file", parse_path, None, LOGGING, "Log file of a mount in the background.",

@@ -2,7 +2,7 @@
 
 A path that lies below a mount of xnatfs means that place of that mount's archive, wherever the shell stands; any other
 is a path of the archive itself. So ``STUDY/sub-001``, ``/mnt/xnat/STUDY/sub-001`` and, in ``/mnt/xnat/STUDY``,
-``sub-001`` are the same. Nothing here touches the mount.
+``sub-001`` are the same. A mount is asked only where its layout is another one: which place that is, it alone knows.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xnatfs import daemon, fuse_mount
-from xnatfs.errors import SettingsError
+from xnatfs import daemon, fuse_mount, mounted
+from xnatfs.errors import MountpointError, NotFound, SettingsError
+from xnatfs.layouts import PLAIN
+from xnatfs.layouts.view import PATH
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,10 @@ class Places:
 
 
 def resolve(given: Iterable[str]) -> Places:
-    """Raises `SettingsError` for paths of several mounts, or of a mount and of the archive."""
+    """Raises `SettingsError` for paths of several mounts, or of a mount and of the archive.
+
+    Below a mount of another layout also `NotFound`, and `MountpointError` when the mount does not answer.
+    """
     points = {entry.mountpoint: entry.source for entry in fuse_mount.mounts() if entry.ours}
     mounts, paths = set(), []
     for path in given:
@@ -44,6 +49,8 @@ def resolve(given: Iterable[str]) -> Places:
     if not mount:
         return Places(tuple(paths))
     facts: dict[str, Any] = daemon.recorded_facts(Path(mount)) or {}
+    if facts.get("layout", PLAIN) != PLAIN:
+        paths = [_asked(f"{mount}{path}") for path in paths]
     user = str(facts.get("user") or "")
     return Places(
         tuple(paths),
@@ -52,6 +59,19 @@ def resolve(given: Iterable[str]) -> Places:
         "" if user == "guest" else user,
         str(facts.get("cache_dir") or ""),
     )
+
+
+def _asked(place: str) -> str:
+    """The path in the archive of a place in a mount with a layout of its own."""
+    try:
+        path = mounted.within(mounted.PATIENCE, lambda: os.getxattr(place, PATH))
+    except TimeoutError:
+        raise MountpointError(f"{place}: no answer within {mounted.PATIENCE:g} s") from None
+    except FileNotFoundError:
+        raise NotFound(f"{place}: no such file or directory") from None
+    except OSError as error:
+        raise MountpointError(f"{place}: {error.strerror}") from None
+    return path.decode("utf-8", "surrogateescape")
 
 
 def _split(path: str, points: Iterable[str]) -> tuple[str, str]:

@@ -61,6 +61,7 @@ class Settings:
     keep_listings: Sourced[str]
     series: Sourced[bool]
     scan_names: Sourced[str]
+    layout: Sourced[str]
     loop: Sourced[str]
     fuse_options: Sourced[tuple[str, ...]]
     log_file: Sourced[Path | None]

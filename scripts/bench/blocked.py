@@ -76,15 +76,15 @@ def open_and_read(path: Path) -> float:
     return taken
 
 
-def spread(taken: list[float]) -> dict[str, float]:
-    return {"ms, p95": percentile(taken, 0.95), "p50": statistics.median(taken), "max": max(taken)}
+def spread(taken: list[float], share: float = 0.95) -> dict[str, float]:
+    return {f"ms, p{share * 100:.0f}": percentile(taken, share), "p50": statistics.median(taken), "max": max(taken)}
 
 
 @contextmanager
-def stalled_readers(server: Server, mount: Mounted) -> Iterator[None]:
+def stalled_readers(server: Server, mount: Mounted, count: int = SLOW) -> Iterator[None]:
     """So many processes that have opened a file each and wait for its first byte, which does not come."""
     server.ask(do="fault", action="stall", path="/files/slow_", count=None)
-    paths = [mount.root / FOLDER / f"slow_{number:02d}.bin" for number in range(SLOW)]
+    paths = [mount.root / FOLDER / f"slow_{number:02d}.bin" for number in range(count)]
     readers = [subprocess.Popen(["head", "-c", "1", path], stdout=subprocess.DEVNULL) for path in paths]
     try:
         until = time.monotonic() + 60

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import socket
-import subprocess
 import threading
-import time
 
 import pytest
 from support.faces import mounted, until
@@ -256,47 +253,3 @@ def test_a_stalled_file_holds_up_nobody_else(tmp_path):
         for thread in stuck:
             thread.join(60)
         assert face.read("/P/S/E/1/R/r_0000.bin") == face.read("/P/S/E/1/R/r_0000.bin", 0, 3000)
-
-
-@pytest.mark.mount
-@pytest.mark.parametrize("loop", ["fast", "plain"])
-def test_an_outage_in_the_middle_of_a_copy(tmp_path, loop):
-    """The copy ends, with an error or whole; what is cached is served; what is not fails at once; then all is well."""
-    archive = one_session(scans=6, resources=("R",), files=20, size=40_000)
-    server = DemoServer(archive).start()
-    port = server.port
-    try:
-        with mounted(
-            server.url, tmp_path / "mnt", tmp_path, "--metadata-timeout", "5", "--read-timeout", "5", loop=loop
-        ) as face:
-            cached = face.read("/P/S/E/6/R/r_0000.bin")
-            halfway = server.faults.add(Rule("stall", path="/scans/[234]/.*files", at=100, count=None))
-            copy = subprocess.Popen(
-                ["cp", "-r", face.path("/P/S/E"), tmp_path / "copy"], stderr=subprocess.PIPE, text=True
-            )
-            until(lambda: server.faults.hits(halfway))
-            server.stop()
-            _, complaints = copy.communicate(timeout=100)
-            assert copy.returncode != 0
-            assert complaints
-            server.faults.clear()
-            for scan in range(1, 7):
-                for number in range(20):
-                    part = tmp_path / "copy" / str(scan) / "R" / f"r_{number:04d}.bin"
-                    if part.exists() and f"/{scan}/R/r_{number:04d}.bin'" not in complaints:
-                        assert len(part.read_bytes()) == 40_000
-            assert face.read("/P/S/E/6/R/r_0000.bin") == cached
-            began = time.monotonic()
-            assert _code(face.read, "/P/S/E/5/R/r_0019.bin") in ("EHOSTUNREACH", "ok")
-            assert time.monotonic() - began < 5.0
-            again = DemoServer(archive, port=port).start()
-            try:
-                until(lambda: _code(face.read, "/P/S/E/5/R/r_0019.bin") == "ok", 15.0)
-                shutil.rmtree(tmp_path / "copy")
-                subprocess.run(["cp", "-r", face.path("/P/S/E"), tmp_path / "copy"], check=True, timeout=100)
-                subprocess.run(["diff", "-r", face.path("/P/S/E"), tmp_path / "copy"], check=True, timeout=100)
-            finally:
-                again.stop()
-            assert "Traceback" not in face.text()
-    finally:
-        server.stop()

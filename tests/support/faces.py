@@ -168,7 +168,7 @@ class Mounted(MountFace):
 
 def environment(home: Path, **more: str) -> dict[str, str]:
     """A person's environment with nothing of this machine's in it."""
-    kept = {key: os.environ[key] for key in ("PATH", "LANG", "COVERAGE_PROCESS_START") if key in os.environ}
+    kept = {key: os.environ[key] for key in ("PATH", "LANG", "COVERAGE_PROCESS_CONFIG") if key in os.environ}
     return {**kept, "HOME": str(home), "LC_ALL": "C.UTF-8", **more}
 
 

@@ -56,7 +56,7 @@ FAULTS = [
     {"action": "truncate"},
 ]
 
-_MAPPED = """
+MAPPED = """
 import hashlib, mmap, sys
 with open(sys.argv[1], "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
     print(hashlib.md5(mapped).hexdigest())
@@ -293,7 +293,7 @@ class Soak:
 
     @staticmethod
     def _mapped(path: str, content: Pattern, chance: random.Random) -> str:
-        done = subprocess.run([sys.executable, "-c", _MAPPED, path], capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-c", MAPPED, path], capture_output=True, text=True)
         if done.returncode:  # a bus error, or an OSError of open
             raise OSError(errno.EIO, "mmap")
         return "" if done.stdout.strip() == content.md5 else "wrong bytes in memory"

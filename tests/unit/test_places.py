@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from xnatfs import daemon, fuse_mount, places
-from xnatfs.errors import SettingsError
+from xnatfs.errors import NotFound, SettingsError
 
 
 @pytest.fixture
@@ -65,3 +65,23 @@ def test_nothing_below_the_mountpoint_is_touched(mounts, monkeypatch):
     real = os.lstat
     monkeypatch.setattr(os, "lstat", refuse)
     assert places.resolve(["mnt/P/S/E"]).paths == ("/P/S/E",)
+
+
+def test_a_mount_of_another_layout_is_asked_which_place_it_is(mounts, monkeypatch):
+    facts = {"server": "https://host", "layout": "archive"}
+    asked = {f"{mounts}/mnt/P/arc001/E": b"/P/S/E"}
+
+    def getxattr(path, name):
+        if path not in asked:
+            raise FileNotFoundError(2, "No such file or directory")
+        return asked[path]
+
+    monkeypatch.setattr(daemon, "recorded_facts", lambda _: facts)
+    monkeypatch.setattr(os, "getxattr", getxattr)
+    assert places.resolve(["mnt/P/arc001/E/"]).paths == ("/P/S/E",)
+    with pytest.raises(NotFound, match="no such file"):
+        places.resolve(["mnt/P/arc001/F"])
+    asked.clear()
+    monkeypatch.setattr(os, "getxattr", lambda *_: 1 / 0)
+    facts["layout"] = "plain"
+    assert places.resolve(["mnt/P/arc001/F"]).paths == ("/P/arc001/F",)

@@ -239,7 +239,10 @@ class DemoServer:
             assert self._places is not None
             async with self._places:
                 await asyncio.sleep(self.options.service_time)
-        return await self._wire.send(request, answer, rules, record)
+        try:
+            return await self._wire.send(request, answer, rules, record)
+        except ConnectionResetError:  # whoever asked has gone
+            return web.StreamResponse()
 
     async def _answer(self, ask: Ask, rules: list[Rule]) -> Answer:
         ask.damage = next((faults.MemberDamage(rule.at) for rule in rules if rule.action == "damage_member"), None)
