@@ -119,7 +119,6 @@ class App:
             self._watch.pool(pool),
             submit=self._watch.submit(loaders.submit),
             stats=self.stats,
-            cache_dir=cache_dir,
             timing=Timing(
                 settings.ttl.value * (1 - fuse_mount.KERNEL_SHARE),
                 settings.metadata_timeout.value,

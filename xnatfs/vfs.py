@@ -10,11 +10,9 @@ network has a deadline: metadata and data each their own.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from xnatfs.browse import Browser
@@ -41,6 +39,7 @@ class Store(Protocol):
     """What this module asks of `xnatfs.cache.store.Store`."""
 
     def open(self, identity: Identity) -> Any: ...
+    def space(self) -> tuple[int, int]: ...
 
 
 class Pool(Protocol):
@@ -86,7 +85,6 @@ class Vfs:
         *,
         submit: Submit,
         stats: Stats,
-        cache_dir: Path,
         timing: Timing | None = None,
         clock: Clock = time.monotonic,
         status: Callable[[], Mapping[str, Any]] | None = None,
@@ -97,7 +95,6 @@ class Vfs:
         self._store = store
         self._pool = pool
         self._clock = clock
-        self._cache_dir = cache_dir
         self._series = series
         self._listings = Listings(submit, clock=clock, stats=stats, ttl=self._timing.ttl)
         self._places: dict[str, _Place] = {}
@@ -163,11 +160,7 @@ class Vfs:
 
     def statfs(self) -> Space:
         """The disk of the cache; never the network."""
-        try:
-            disk = os.statvfs(self._cache_dir)
-        except OSError:
-            return Space(0, 0)
-        return Space(disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize)
+        return Space(*self._store.space())
 
     def refresh(self, path: str = "/", recursive: bool = True) -> None:
         """Forget what is known of a directory, and of all below it if ``recursive``; the next look asks the server.

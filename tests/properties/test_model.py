@@ -58,7 +58,6 @@ class Mounted:
             self._pool,
             submit=self._loaders.submit,
             stats=stats,
-            cache_dir=cache,
             timing=Timing(ttl=TTL, metadata=20, read=20),
             clock=clock,
         )

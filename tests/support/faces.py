@@ -128,7 +128,6 @@ def direct(url, cache_dir, *, user="admin", password="admin", timing=None, **opt
             pool,
             submit=loaders.submit,
             stats=stats,
-            cache_dir=cache_dir,
             timing=timing or Timing(),
             **options,
         )

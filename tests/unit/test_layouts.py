@@ -46,7 +46,6 @@ def core(archive, clock, **options):
             NoTransfers(),
             submit=lambda fn, *args: fn(*args),
             stats=Stats(),
-            cache_dir=Path(folder),
             clock=clock,
             timing=Timing(ttl=60),
             **options,
