@@ -1,4 +1,4 @@
-"""Every statement of the semantics document names tests, and those exist."""
+"""Every statement of the semantics document names tests, and those exist; so do those of the bugs that others had."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from xnatfs.fuse_ops import ERRNO
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "xnatfs" / "docs" / "semantics.md").read_text(encoding="utf-8")
 STATEMENT = re.compile(r"^- (?P<text>.+?) <!-- tests: (?P<tests>[^>]+) -->$")
+TRUST = (ROOT / "xnatfs" / "docs" / "trust.md").read_text(encoding="utf-8")
+BUGS = re.findall(r"^\| (\d+) \|.*\| ([^|]+) \|$", TRUST, re.MULTILINE)
 LINES = [line for line in TEXT.splitlines() if line.startswith("- ")]
 
 
@@ -45,6 +47,17 @@ def test_every_statement_names_tests_that_exist(line):
         assert (ROOT / path).is_file(), test
         assert name in names_in(path), test
         assert name.split("::")[-1].startswith(("test_", "Test")), test
+
+
+def test_all_bugs_of_others_are_numbered():
+    assert [int(number) for number, _ in BUGS] == list(range(1, 35))
+
+
+@pytest.mark.parametrize(("number", "tests"), BUGS)
+def test_every_bug_of_others_names_tests_that_exist(number, tests):
+    for test in re.findall(r"`([^`]+)`", tests):
+        path, _, name = test.partition("::")
+        assert name in names_in(f"tests/{path}"), test
 
 
 def test_outside_of_tables_and_statements_nothing_is_promised_beyond_the_summary():

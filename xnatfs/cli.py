@@ -386,7 +386,8 @@ def config_save(
 @click.argument("name", required=False)
 def docs(name: str | None) -> None:
     """Print a document that comes with xnatfs; without NAME, list them."""
-    shipped = {item.name.removesuffix(".md"): item for item in resources.files("xnatfs").joinpath("docs").iterdir()}
+    folder = resources.files("xnatfs").joinpath("docs")
+    shipped = {item.name[:-3]: item for item in folder.iterdir() if item.name.endswith(".md")}
     if name is None:
         console.names([(entry, "file") for entry in sorted(shipped)])
         return

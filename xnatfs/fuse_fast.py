@@ -14,9 +14,9 @@ from ctypes import c_void_p
 from typing import Any
 
 from xnatfs import fuse_abi as abi
-from xnatfs.errors import BadHandle, CacheFault, NotFound
+from xnatfs.errors import BadHandle, CacheFault, NameTooLong, NotFound
 from xnatfs.fuse_dirents import fill, packed
-from xnatfs.fuse_kernel import Pages
+from xnatfs.fuse_kernel import NAME_MAX, Pages
 from xnatfs.fuse_ops import XnatOperations, answer
 from xnatfs.fuse_vfs import Directory, OpenFile
 
@@ -150,6 +150,8 @@ class Callbacks:
     def _stat(self, path: bytes, parent: bytes, name: bytes, memo: Memo | None) -> bytes:
         """A packed stat, remembered for as long as this listing of the directory is good; absence likewise."""
         self._served.looked += 1
+        if len(name) > NAME_MAX:
+            raise NameTooLong(f"{decode(name[:40])}...: longer than {NAME_MAX} bytes")
         if not parent:
             if not name:
                 return self._pack(self._vfs.getattr("/"))

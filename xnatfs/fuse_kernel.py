@@ -11,6 +11,8 @@ from enum import Enum
 
 from xnatfs.tree.nodes import Attributes, Kind
 
+NAME_MAX = 255
+"""Bytes of a name, as the C library has it; the kernel passes on FUSE names of up to 1024."""
 IO_SIZE = 16 * 1024
 """Bytes that st_blksize recommends, which is what buffered readers (Python's, the C library's) then read at a time.
 Enough for the header of any format; who wants all of a file asks for more, and tells himself apart by that."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from xnatfs import errors
-from xnatfs.fuse_kernel import Look, PageCache, Pages, Path
+from xnatfs.fuse_kernel import NAME_MAX, Look, PageCache, Pages, Path
 from xnatfs.fuse_vfs import Directory, OpenFile, Vfs
 from xnatfs.stats import SERVED, Served, Stats
 from xnatfs.tree.nodes import Attributes, Kind
@@ -271,7 +271,7 @@ class XnatOperations:
             "f_files": 1_000_000_000,  # nobody counts them; 0 would look like a full disk to some tools
             "f_ffree": 1_000_000_000,
             "f_favail": 1_000_000_000,
-            "f_namemax": 255,
+            "f_namemax": NAME_MAX,
         }
 
     def _refuse(self, *_arguments: Any) -> None:

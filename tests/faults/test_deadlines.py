@@ -100,10 +100,56 @@ def test_an_answer_to_anybody_ends_the_rest_and_the_probing():
     assert bench.pauses == []
 
 
+def test_a_server_that_takes_a_request_and_says_nothing_is_away_if_a_probe_gets_no_answer_either():
+    bench = Bench([False, False, True])
+    bench.breaker.silent(bench.breaker.enter(), "does not answer")
+    bench.breaker.silent(bench.breaker.enter(), "does not answer")
+    assert not bench.breaker.open
+    (wonder,) = bench.runs
+    opened = []
+    bench.breaker._wait, wait = (lambda seconds: opened.append(bench.breaker.open) or wait(seconds)), bench.wait
+    wonder()
+    assert opened == [True, True]
+    assert not bench.breaker.open
+    assert bench.breaker._stats.snapshot()["requests.outages"] == 1
+
+
+def test_a_server_that_leaves_one_request_without_an_answer_is_there_if_it_answers_another():
+    bench = Bench([True])
+    bench.breaker.silent(bench.breaker.enter(), "does not answer")
+    bench.runs[0]()
+    bench.breaker.enter()
+    late = bench.breaker.enter()
+    bench.breaker.answered()
+    bench.breaker.silent(late, "does not answer")
+    assert len(bench.runs) == 1
+
+
+def test_who_comes_while_a_silent_server_is_probed_waits_for_what_comes_of_it():
+    bench = Bench([False])
+    bench.breaker._wait = lambda _: True
+    bench.breaker.silent(bench.breaker.enter(), "does not answer")
+    found = []
+
+    def enter():
+        with pytest.raises(AtRestError, match="does not answer"):
+            bench.breaker.enter(60.0)
+        found.append(1)
+
+    waiting = threading.Thread(target=enter)
+    waiting.start()
+    assert not found
+    bench.runs[0]()
+    waiting.join(30)
+    assert found
+    assert bench.breaker.open
+
+
 def test_after_the_end_no_probing_begins():
     bench = Bench()
     bench.breaker.stop()
     bench.fail(FAILURES)
+    bench.breaker.silent(0, "does not answer")
     assert bench.runs == []
 
 

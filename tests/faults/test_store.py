@@ -715,8 +715,10 @@ def test_an_audit_finds_and_removes_what_is_damaged(tmp_path: Path) -> None:
     flip(paths[1], 4 * BLOCK)  # the header
     os.truncate(paths[2], 100)
     paths[3].with_name("0" * 40).touch()  # left by a process that was killed in the moment of making it
+    before = store.usage()
     report = store.verify()
     assert report == store_module.VerifyReport(entries=5, bytes=2 * 4 * BLOCK, damaged=3, in_use=1)
+    assert store.usage().bytes <= before.bytes - 2 * FOUR  # two of them were whole
     assert [path.exists() for path in paths] == [False, False, False, True]
     assert len(entry_files(tmp_path / "cache")) == 3
     partial.release()

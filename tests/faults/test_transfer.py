@@ -41,7 +41,15 @@ QUICK = Tuning(backoff=0.0)
 class Setup:
     """One file, a source, a pool with a clock ticked by hand, and threads that read."""
 
-    def __init__(self, size: int = 8 * MIB, *, tuning: Tuning = QUICK, workers: int = 8, **source: Any) -> None:
+    def __init__(
+        self,
+        size: int = 8 * MIB,
+        *,
+        tuning: Tuning = QUICK,
+        workers: int = 8,
+        rng: random.Random | None = None,
+        **source: Any,
+    ) -> None:
         self.data = content(size)
         self.source = FakeSource({FILE.path: self.data}, **source)
         self.clock = Clock()
@@ -52,7 +60,7 @@ class Setup:
             clock=self.clock,
             stats=self.stats,
             tuning=tuning,
-            rng=random.Random(1),
+            rng=rng or random.Random(1),
         )
         self.clock.listeners.append(self.pool.wake)
         self.entry = FakeEntry(size, md5(self.data))
@@ -523,6 +531,13 @@ def test_a_broken_stream_is_resumed_from_the_last_good_block(setup: Make, error:
     assert s.source.moved == 8 * MIB + 100 + 10  # what did not fill a block came again, nothing else
 
 
+def test_a_block_that_came_makes_good_for_all_attempts_without_one(setup: Make) -> None:
+    s = setup()
+    s.source.prepare = cuts(10, 10, MIB + 100, 10, 10)
+    s.read_all(s.reader())
+    assert len(s.source.asked) >= 6
+
+
 def test_without_range_it_starts_again_and_keeps_what_is_there(setup: Make) -> None:
     s = setup(honours=False, ranges=False)
     s.source.prepare = cuts(3 * MIB + 100)
@@ -550,6 +565,20 @@ def test_attempts_are_spread_by_full_jitter(setup: Make) -> None:
     s.clock.advance(2.0)
     reading.result(PATIENCE)
     assert len(s.source.asked) == 2
+
+
+def test_the_room_for_jitter_doubles_up_to_five_seconds(setup: Make) -> None:
+    drawn: list[tuple[float, float]] = []
+
+    class Chance(random.Random):
+        def uniform(self, a: float, b: float) -> float:
+            drawn.append((a, b))
+            return 0.0
+
+    s = setup(tuning=replace(QUICK, backoff=0.4, retries=6), rng=Chance())
+    s.source.prepare = cuts(*[10] * 6)
+    s.read(s.reader(), 0, 4096)
+    assert drawn == [(0.0, pytest.approx(limit)) for limit in (0.4, 0.8, 1.6, 3.2, 5.0, 5.0)]
 
 
 def test_a_body_that_ends_early_is_no_end_of_file(setup: Make) -> None:

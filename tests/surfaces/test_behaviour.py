@@ -91,6 +91,12 @@ def test_ids_are_links_to_labels(face, demo):
     assert face.listdir(f"{top}/{face.readlink(f'{top}/{subject.id}')}") == face.listdir(f"{top}/{subject.id}")
 
 
+def test_a_name_longer_than_any_can_be_is_said_to_be_so(face):
+    for path in ("/" + "x" * 256, "/DEMO/" + "x" * 300, "/DEMO/" + "x" * 300):  # twice: absence is remembered
+        with pytest.raises(Exception, match=r"(?i)name too long|longer than 255"):
+            face.stat(path)
+
+
 def test_a_missing_name_is_missing(face):
     for path in ("/NOSUCH", f"/{PROJECTS[0]}/nobody", "/.Trash", f"/{PROJECTS[0]}/autorun.inf"):
         with pytest.raises(Exception, match=r"(?i)no such|nobody|NOSUCH|Trash|autorun"):

@@ -66,6 +66,7 @@ _PROBES = frozenset(
         ".svn",
         ".hg",
         ".comments",
+        ".sh_thumbnails",
         ".thumbnails",
     ]
 )

@@ -2,7 +2,9 @@
 
 After `FAILURES` attempts in a row of which none got a connection, every request fails at once, and a thread of its own
 asks the server now and then whether it is back. Only attempts that got no connection count: a server that is slow,
-cuts or resets in the middle of one file is there, and stays so for the others.
+cuts or resets in the middle of one file is there, and stays so for the others. One that took a request and said nothing
+in all its time is probed first, and is away only if that gets no answer either. Else everybody would wait a whole
+time-out, one after the other, for the kernel lets one lookup at a time into a directory.
 """
 
 from __future__ import annotations
@@ -63,6 +65,8 @@ class Breaker:
         self._answers = 0
         self._open_since: float | None = None
         self._reason = ""
+        self._doubt: threading.Event | None = None
+        """Set when it is known whether a server that said nothing is there; None while nobody wonders."""
 
     @property
     def open(self) -> bool:
@@ -77,8 +81,14 @@ class Breaker:
                 return None
             return max(0.0, self._clock() - self._open_since), self._reason
 
-    def enter(self) -> int:
-        """To be called before each attempt; what it returns goes to `failed`. Raises `AtRestError` while open."""
+    def enter(self, patience: float = 0.0) -> int:
+        """To be called before each attempt; what it returns goes to `failed`. Raises `AtRestError` while open.
+
+        While a silent server is being probed, waits for what comes of it, at most ``patience`` seconds.
+        """
+        doubt = self._doubt
+        if doubt is not None:
+            doubt.wait(max(0.0, patience))
         with self._lock:
             if self._open_since is None:
                 return self._answers
@@ -88,16 +98,47 @@ class Breaker:
     def failed(self, entered: int, reason: str) -> None:
         """An attempt got no connection. It does not count if another one has got an answer meanwhile."""
         with self._lock:
-            if entered != self._answers or self._open_since is not None or self._ended.is_set():
+            if not self._counts(entered):
                 return
             self._failures += 1
             if self._failures < FAILURES:
                 return
-            self._open_since = self._clock()
-            self._reason = reason
+            self._trip(reason)
+        self._tell(reason)
+        self._spawn(self._look)
+
+    def silent(self, entered: int, reason: str) -> None:
+        """An attempt got a connection and no answer. Counts as little as `failed` if another one has got one."""
+        with self._lock:
+            if not self._counts(entered) or self._doubt is not None:
+                return
+            self._doubt = doubt = threading.Event()
+        self._spawn(lambda: self._wonder(doubt, entered, reason))
+
+    def _wonder(self, doubt: threading.Event, entered: int, reason: str) -> None:
+        away = not self._probe()
+        with self._lock:
+            away = away and self._counts(entered)
+            if away:
+                self._trip(reason)
+            self._doubt = None
+        doubt.set()
+        if away:
+            self._tell(reason)
+            self._look()
+
+    def _counts(self, entered: int) -> bool:
+        """With the lock held."""
+        return entered == self._answers and self._open_since is None and not self._ended.is_set()
+
+    def _trip(self, reason: str) -> None:
+        """With the lock held."""
+        self._open_since = self._clock()
+        self._reason = reason
+
+    def _tell(self, reason: str) -> None:
         self._stats.add("requests.outages")
         log.error("%s; nothing is asked until the server is back", reason)
-        self._spawn(self._look)
 
     def answered(self) -> None:
         """There was an answer, whatever it said."""

@@ -33,7 +33,7 @@ from xnatfs.xnat.urls import Server
 from xnatfs.xnat.wire import CHUNK, PacedResponse, Wire, current
 
 PATIENCE = 1.0
-"""Seconds for a connection from which on having got none says something about the server."""
+"""Seconds for a connection or an answer from which on having got none says something about the server."""
 PROBE_SECONDS = 3.0
 """What a look whether the server is back may take."""
 _SESSION_COOKIES = ("JSESSIONID", "SESSION_EXPIRATION_TIME")
@@ -342,7 +342,7 @@ class Transport:
             Unreachable, TimedOut, ServerFault: nothing else, whatever goes wrong on the way.
         """
         what = f"{method} {self.server.context}{target.partition('?')[0]}"
-        entered = -1 if probing else self.breaker.enter()
+        entered = -1 if probing else self.breaker.enter(deadline.remaining())
         deadline.check(f"{what} at {self.server.host}")
         url = f"{self.server.url}{target}"
         wire = Wire(self.read_timeout, deadline)
@@ -361,8 +361,11 @@ class Transport:
             try:
                 response = session.send(request, timeout=(wait, piece), allow_redirects=False, **settings)
             except Exception as error:
+                ours = _ours(error, self.server.host, "")
                 if _no_connection(error, wait):
-                    self.breaker.failed(entered, str(_ours(error, self.server.host, "")))
+                    self.breaker.failed(entered, str(ours))
+                elif isinstance(ours, TimedOut) and piece >= PATIENCE:
+                    self.breaker.silent(entered, str(ours))
                 raise
             finally:
                 current.wire = None
