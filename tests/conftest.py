@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from support import cachedir
 
 # How long an example takes says something of the machine, not of the code.
 settings.register_profile("xnatfs", deadline=None)
@@ -14,6 +15,14 @@ settings.load_profile("xnatfs")
 
 # Clients under test must not find this machine's proxies, logins or configuration.
 FOREIGN = ("XNAT_HOST", "XNAT_USER", "XNAT_PASS", "NETRC", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
+
+
+@pytest.fixture(autouse=True)
+def _stores_end():
+    """A store keeps what was released open for a while, and hundreds of them would use up the descriptors."""
+    yield
+    while cachedir.OPENED:
+        cachedir.OPENED.pop().close()
 
 
 @pytest.fixture(autouse=True)

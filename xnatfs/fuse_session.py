@@ -7,6 +7,7 @@ import ctypes
 import errno
 import logging
 import os
+import subprocess
 import sys
 import tempfile
 import threading
@@ -23,6 +24,9 @@ from xnatfs.fuse_ops import XnatOperations, answer
 from xnatfs.fuse_threads import Threads
 
 log = logging.getLogger(__name__)
+
+LOOK = 5.0
+"""Seconds for a look at a name of the root, after which it is dropped anyway."""
 library = abi.library
 
 
@@ -133,13 +137,23 @@ class Session:
     def _forget_again(self) -> None:
         """The same for what was open then, and so kept the directories above it in the kernel's memory.
 
-        Dropped as those are, they cannot be dropped again, but come back when somebody looks for them; so we look.
+        Dropped as those are, they cannot be dropped again, but come back when somebody looks for them; so we look. By a
+        child, because a process that waits for its own mount could not even be killed: the kernel closes /dev/fuse, and
+        so ends that waiting, with the last of its threads.
         """
 
         def work() -> None:
             for name in list(self._callbacks.top):
-                with contextlib.suppress(OSError):
-                    os.lstat(os.path.join(os.fsencode(self._where), name))  # noqa: PTH118 - bytes
+                with contextlib.suppress(OSError, subprocess.SubprocessError):
+                    subprocess.run(  # noqa: S603 - nothing of it comes from a stranger but the name
+                        [b"stat", b"--", os.path.join(os.fsencode(self._where), name)],  # noqa: PTH118 - bytes
+                        env={"PATH": os.defpath},
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL,
+                        stderr=subprocess.DEVNULL,
+                        timeout=LOOK,
+                        check=False,
+                    )
                 self._drop(name)
 
         threading.Thread(target=work, name="forget", daemon=True).start()

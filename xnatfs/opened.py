@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from xnatfs.deadlines import Deadline
-from xnatfs.errors import CacheFault
+from xnatfs.errors import CacheFault, ContentChanged
 from xnatfs.xnat.records import FileRecord
 
 
@@ -82,6 +82,10 @@ class Entry(Protocol):
         """Tells parts that were never compared with the digest of the whole from others such, and from the whole."""
         ...
 
+    def vouch(self, label: str) -> str | None:
+        """The label of bytes that go out now; None where those that went out under ``label`` may not fit to them."""
+        ...
+
     def recheck(self) -> bool:
         """Has nobody else changed the local copy? If somebody has, nothing of it is trusted any more. One fstat."""
         ...
@@ -103,7 +107,9 @@ class ArchiveFile:
         self, size: int, version: str, entry: Entry, reader: Reader, new_deadline: Callable[[], Deadline]
     ) -> None:
         self.size = size
-        self.version = version
+        self._label = entry.label
+        # pages that the kernel has of parts that were never verified as a whole must not become part of one
+        self.version = f"{version}:{self._label}"
         self.fileno = entry.fileno
         self._entry = entry
         self._reader = reader
@@ -111,7 +117,7 @@ class ArchiveFile:
 
     def ready(self, _offset: int, _size: int, /) -> bool:
         # Not asked block by block: while a file is arriving the reader has to see every read, it learns from them.
-        return self._entry.sound
+        return self._entry.sound and self._entry.label == self._label
 
     def prepare(self, offset: int, size: int) -> int:
         length = max(0, min(size, self.size - offset))
@@ -119,6 +125,11 @@ class ArchiveFile:
             if self._entry.sound:  # then who asks has no other reason than a read that came out short
                 self._entry.recheck()
             self._reader.ensure(offset, length, self._new_deadline())
+            # also for who has read nothing yet: the kernel may have given it pages that others have read
+            label = self._entry.vouch(self._label)
+            if label is None:
+                raise ContentChanged("what was read so far does not match the listing; open it again")
+            self._label = label
         return length
 
     def read(self, offset: int, size: int) -> bytes:

@@ -30,11 +30,15 @@ def on_hangup(vfs: Vfs) -> Iterator[None]:
         yield
         return
 
-    def refresh(_number: int, _frame: object) -> None:
+    def refresh() -> None:
         log.info("SIGHUP: forgetting all listings")
-        threading.Thread(target=vfs.refresh, name="refresh", daemon=True).start()  # a handler must not wait for a lock
+        vfs.refresh()
 
-    before = signal.signal(signal.SIGHUP, refresh)
+    def on_signal(_number: int, _frame: object) -> None:
+        # it must neither wait for a lock nor write to a stream, which the next signal would find in the middle of that
+        threading.Thread(target=refresh, name="refresh", daemon=True).start()
+
+    before = signal.signal(signal.SIGHUP, on_signal)
     try:
         yield
     finally:

@@ -218,8 +218,7 @@ class Vfs:
         except BaseException:
             entry.release()
             raise
-        # pages that the kernel has of parts that were never verified as a whole must not become part of one
-        return ArchiveFile(size, f"{node.version}:{entry.label}", entry, reader, self._read_deadline)
+        return ArchiveFile(size, str(node.version), entry, reader, self._read_deadline)
 
     def _look(self, path: str, above: str, name: str) -> tuple[DirNode, Node]:
         """A file and the directory that it is in, by the whole way from the root."""

@@ -3,8 +3,8 @@
 
     scripts/bench/stalled.py [--quick] [--runs N] [--json FILE] [PART ...]
 
-Each `ls` and `stat` goes to a session that was not seen before, each read to a file that was not read before. Needs root
-and FUSE.
+Each `ls` and `stat` goes to a session that was not seen before, each read to a file that was not read before. Needs
+root and FUSE.
 """
 
 from __future__ import annotations

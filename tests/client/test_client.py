@@ -39,6 +39,7 @@ from xnatfs.errors import (
     Unreachable,
     XnatfsError,
 )
+from xnatfs.xnat import login
 from xnatfs.xnat.client import Client
 
 GOOD = reply(body=table([{"ID": "P"}]))
@@ -219,6 +220,25 @@ def test_what_a_login_may_meet(answer: Any, error: type[XnatfsError], words: str
             client.login(deadline)
         assert "\n" not in str(caught.value)
         assert [r.path for r in server.requests] == ["/data/JSESSION"]
+
+
+def test_a_login_page_in_the_place_of_a_session_does_not_end_the_mount() -> None:
+    """It says nothing of the password; who asks again and again does not send it each time."""
+    site_ = FakeXnat(lambda _: GOOD)
+    pages = [reply(200, LOGIN_PAGE, kind="text/html")]
+
+    def script(request: Request) -> Any:
+        return pages.pop() if request.path == "/data/JSESSION" and pages else site_(request)
+
+    with site(script) as (server, client, clock, _):
+        for _ in range(20):
+            with pytest.raises(LoginFailed, match="page"):
+                projects(client, Deadline(20, clock))
+        assert server.count("/data/JSESSION") == 1
+        clock.now += login.PAGE_PAUSE + 1
+        assert projects(client, Deadline(20, clock)) == [{"ID": "P"}]
+        assert server.count("/data/JSESSION") == 2
+        assert client.connection.reason == ""
 
 
 def test_a_session_that_belongs_to_nobody_is_no_login() -> None:

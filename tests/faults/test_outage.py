@@ -7,10 +7,10 @@ from support.outage import Outage
 
 
 @pytest.mark.mount
-@pytest.mark.parametrize(("kind", "loop"), [("away", "fast"), ("away", "plain"), ("silent", "fast")])
+@pytest.mark.parametrize(("kind", "loop"), [("away", "fast"), ("silent", "plain")])
 def test_an_outage_in_the_middle_of_a_copy(tmp_path, kind, loop):
     """The copy ends, with an error or whole; no call takes longer than it may; soon after the outage all is well."""
-    report = Outage(tmp_path, 2.0, kind=kind, loop=loop, metadata=1.5, read=1.5).run()
+    report = Outage(tmp_path, 1.5, kind=kind, loop=loop, metadata=1.5, read=1.5).run()
     print(report.text())
     assert report.problems() == []
     assert set(report.calls["reading an open file"].outcomes) == {"ok"}

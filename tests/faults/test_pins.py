@@ -51,6 +51,27 @@ def test_pinned_entries_are_not_evicted_for_others(store):
     assert store.usage().bytes <= ROOM.max_bytes
 
 
+def test_what_was_pinned_is_known_by_the_next_process_as_it_was(store):
+    made = [Pin("/P/b", {key(1): occupied(FOUR), key(2): 8192}, ("x", "y"), 2, FOUR + 1, 1e9), Pin("/P/a", {})]
+    for one in made:
+        Pins(store.root, NAMESPACE).add(one)
+    found = Pins(store.root, NAMESPACE)
+    assert found.all() == made[::-1]
+    assert found.listings() == {"x", "y"}
+    assert Pins(store.root, "ff").all() == []
+    found.forget_all()
+    assert Pins(store.root, NAMESPACE).all() == []
+
+
+@pytest.mark.parametrize("size", [1, 4096, BLOCK, FOUR + 1])
+def test_an_entry_occupies_whole_pages(store, size):
+    data = bytes(size)
+    keep(store, data)
+    on_disk = store._disk.path(key_of(NAMESPACE, identity_of(data))).stat().st_blocks * 512
+    assert occupied(size) % 4096 == 0
+    assert size < on_disk <= occupied(size)
+
+
 def test_neither_age_nor_a_smaller_limit_nor_clearing_takes_them(tmp_path):
     now = [1e9]
     store = open_store(tmp_path / "cache", Limits(1 << 30, max_age_seconds=10), clock=lambda: now[0])

@@ -685,6 +685,19 @@ def test_memory_is_used_for_little_and_given_back(tmp_path: Path) -> None:
     assert store._private._memory == 0
 
 
+def test_memory_has_a_limit_for_all_files_together(tmp_path: Path) -> None:
+    files = private.PrivateFiles(tmp_path)
+    made = [files.make(private.SMALL) for _ in range(private.MEMORY // private.SMALL + 1)]
+    try:
+        assert [place for _, place in made] == ["memory"] * (len(made) - 1) + ["temp"]
+        files.gone(private.SMALL, "memory")
+        made.append(files.make(private.SMALL))
+        assert made[-1][1] == "memory"
+    finally:
+        for descriptor, _ in made:
+            os.close(descriptor)
+
+
 # -- damage, audits, ends ----------------------------------------------------------------------------------------------
 
 

@@ -273,6 +273,17 @@ def test_a_reader_far_ahead_gets_a_request_of_its_own(setup: Make) -> None:
     slow.result(PATIENCE)
 
 
+def test_a_reader_of_what_a_stream_has_passed_gets_a_request_of_its_own(setup: Make) -> None:
+    s = setup(64 * MIB, granted=0)
+    slow = s.later(s.read, s.reader(), 40 * MIB, 4096)
+    s.source.until(lambda: len(s.source.downloads) == 1)
+    s.source.granted = None
+    s.read(s.reader(), 39 * MIB, 4096)
+    assert [start for _, start, _ in s.source.asked] == [40 * MIB, 39 * MIB]
+    s.source.downloads[0].grant(None)
+    slow.result(PATIENCE)
+
+
 def test_open_close_open_is_one_download(setup: Make) -> None:
     s = setup(granted=4 * BLOCK)
     for _ in range(4):

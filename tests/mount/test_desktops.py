@@ -114,4 +114,5 @@ def test_thumbnails_cost_each_picture_once(server, mnt):
             with open(f"{folder}/{name}", "rb") as picture:
                 while picture.read(64 * KIB):
                     pass
-    assert cost(server).received == FILES["PICTURES"] * PICTURE
+    whole = FILES["PICTURES"] * PICTURE
+    assert whole <= cost(server).received < whole + PICTURE  # a read-ahead that comes late begins a download of its own

@@ -161,6 +161,9 @@ class _Entry:
     def recheck(self):
         return True
 
+    def vouch(self, label):
+        return label
+
     def release(self):
         self.store.open_entries -= 1
         self.file.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,14 @@ NAMESPACE = "0a1b2c"
 ROOMY = Limits(max_bytes=1 << 30)
 
 
+OPENED: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
 def open_store(root: Path, limits: Limits = ROOMY, **options: Any) -> Store:
-    """A store without threads of its own."""
-    return Store(root, limits, namespace=NAMESPACE, sweep_every=None, **options)
+    """A store without threads of its own, closed after the test at the latest."""
+    store = Store(root, limits, namespace=NAMESPACE, sweep_every=None, **options)
+    OPENED.add(store)
+    return store
 
 
 def identity_of(

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import pty
 import re
-import select
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from support.faces import readable
 
 DONE = re.compile(rb"<done (\d+)>\r?\n$")
 QUESTION = re.compile(rb"[Pp]assword[^\n]*: ?$")
@@ -73,7 +74,7 @@ class Terminal:
         os.write(self._fd, command.encode() + b"\n")
         said, answered, until = b"", 0, time.monotonic() + seconds
         while not (done := DONE.search(said)):
-            ready, _, _ = select.select([self._fd], [], [], max(0.0, until - time.monotonic()))
+            ready = readable(self._fd, until - time.monotonic())
             assert ready, f"{command}: no end after {said!r}"
             said += os.read(self._fd, 65536)
             if QUESTION.search(said, answered):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import select
+import selectors
 import signal
 import stat
 import subprocess
@@ -23,6 +23,14 @@ from xnatfs.tree.nodes import Kind
 from xnatfs.vfs import Timing, Vfs
 from xnatfs.xnat.archive import Archive
 from xnatfs.xnat.client import Client
+
+
+def readable(descriptor: int, seconds: float) -> bool:
+    """Is there something to read, within so long? Not by select, which knows descriptors below 1,024 only."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        return bool(selector.select(max(0.0, seconds)))
+
 
 KINDS = {Kind.DIRECTORY: "dir", Kind.FILE: "file", Kind.LINK: "link"}
 
@@ -188,7 +196,7 @@ def start_mount(url, point, base, *options, loop="fast", user="admin", password=
     until = time.monotonic() + 60
     line = b""
     while b"is mounted on" not in line:
-        ready, _, _ = select.select([process.stdout], [], [], max(0, until - time.monotonic()))
+        ready = readable(process.stdout.fileno(), until - time.monotonic())
         line = process.stdout.readline() if ready else b""
         if not line:
             process.kill()

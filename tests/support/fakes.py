@@ -123,6 +123,9 @@ class FakeEntry:
     def from_version(self, modified: float) -> bool:
         return True
 
+    def disown(self) -> None:
+        pass
+
     def reset(self) -> None:
         with self._lock:
             self.resets += 1

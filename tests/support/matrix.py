@@ -100,7 +100,7 @@ FAULTS = [
     _fault("redirect to the login page", "login_redirect", OK, EACCES, OK, EACCES),
     _fault("all sessions expired", "expire", OK, EACCES, OK, EACCES, alone=True),
     _fault("Content-Length too large", "length", f"{PAUSED} {EIO} {AWAY}", f"{OK} {TIMED} {EIO} {AWAY}",
-           f"{OK} {EIO} {ESTALE}", f"{EIO} {ESTALE}", size=7),
+           f"{OK} {EIO} {ESTALE}", f"{OK} {EIO} {ESTALE}", size=7),
     _fault("Content-Length too small", "length", f"{OK} {EIO}", f"{OK} {EIO}", f"{OK} {EIO} {ESTALE}",
            f"{OK} {EIO} {ESTALE}", size=-7),
     _fault("gzip that nobody asked for", "gzip", f"{OK} {EIO}", EIO, AGAIN + EIO, EIO),
@@ -242,7 +242,7 @@ class Runner:
         if cell.kind != "listing":  # a machine that does other things as well may not get there in time at once
             until(lambda: outcome_of(lambda: self._stat(file)) == OK)
         if cell.kind == "bytes":
-            os.listdir(f"{top}/1/SERIES")
+            until(lambda: outcome_of(lambda: self._listed(f"{top}/1/SERIES")) == OK)
         elif cell.kind == "local":
             handle = os.open(file, os.O_RDONLY)
             call["release"] = lambda: os.close(handle)
@@ -313,6 +313,10 @@ class Runner:
         if found == ["assessors", "resources"]:
             return FEWER
         return "" if found == ["1", "assessors", "resources"] else f"WRONG NAMES {found}"
+
+    @staticmethod
+    def _listed(folder: str) -> str:
+        return "" if len(os.listdir(folder)) == FILES else "WRONG NAMES"
 
     @staticmethod
     def _xattr(path: str, content: Pattern) -> str:

@@ -24,7 +24,6 @@ The entry never waits for blocks and knows nothing of who does.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import threading
 
@@ -33,6 +32,7 @@ from xnatfs.cache.blocks import BLOCK, Blocks, block_count, block_range
 from xnatfs.cache.files import Files, Host
 from xnatfs.cache.hashing import PIECE, FollowingHash, digest_of
 from xnatfs.cache.index import HEADER_SIZE, Index
+from xnatfs.cache.labels import Labels
 from xnatfs.errors import CacheFault, ContentDamaged
 
 Runs = list[tuple[int, int]]
@@ -44,9 +44,6 @@ _PIECE_BLOCKS = PIECE // BLOCK
 
 
 _DAMAGED = "the server's bytes do not match the digest in its own listing; they were not kept"
-
-
-_LABELS = itertools.count(1)
 
 
 class Entry:
@@ -66,8 +63,7 @@ class Entry:
         """All blocks are there, and size and digest of the whole were verified, by this process or an earlier one."""
         self.sound = self.size == 0
         """`complete`, and each block was verified in this process: any byte may be read without asking `has`."""
-        self.label = "" if index.complete else str(next(_LABELS))
-        """Equal for equal bytes: empty where the whole was verified when it was opened, else of this object alone."""
+        self._labels = Labels(verified=index.complete)
         self.generation = 0
         """Grows with each `reset`."""
         self.files = files
@@ -303,7 +299,27 @@ class Entry:
                 self._ready.mark(number, number + 1)
             self._stamp = stamp
             self.complete = complete
+            if complete:
+                self._labels.verified()
             self._settle()
+
+    @property
+    def label(self) -> str:
+        """See `Labels.now`."""
+        return self._labels.now
+
+    def vouch(self, label: str) -> str | None:
+        """Bytes are about to go out to somebody who has had some under ``label``: the label from now on.
+
+        None where those went out before the whole was compared with its digest, and there was a `reset` since.
+        """
+        with self._lock:
+            return self._labels.vouch(label, loose=not self.complete)
+
+    def disown(self) -> None:
+        """The bytes here are of a version that is no more: a `reset` comes, and who opens it from now on has none."""
+        with self._lock:
+            self._labels.renew()
 
     # -- the whole -------------------------------------------------------------------------------------------------
 
@@ -399,7 +415,7 @@ class Entry:
             stamp = self._stamp_now()
             with self._lock:
                 self.generation += 1
-                self.label = str(next(_LABELS))
+                self._labels.renew()
                 self._stamp = stamp
                 self._present.clear()
                 self._ready.clear()

@@ -30,6 +30,11 @@ class Idle:
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._bytes = 0
 
+    def __del__(self) -> None:
+        # A store that nobody closed must not keep its descriptors either: these have no user who would give them back.
+        for entry in self.drain():
+            entry.close()
+
     def fits(self, entry: Entry) -> bool:
         """Small enough to be kept, whole, verified by this process, and in the cache proper?"""
         return entry.sound and not entry.private and 0 < entry.size <= self._most_bytes // 8

@@ -236,6 +236,7 @@ class Feed:
             message = f"{self.file.path}: changed on the server while it was being read; open it again"
             for reader in self.readers:
                 reader.stale = message
+            self.entry.disown()  # at once: whoever opens it anew before it is forgotten must not be taken for old
             closing = [stream.abort() for stream in list(self.streams) if stream.opened]
             self.changed()
         for close in closing:

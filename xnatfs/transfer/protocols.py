@@ -75,6 +75,10 @@ class Entry(Protocol):
         """Runs ``[a, b)`` of absent blocks within blocks ``[first, last)``."""
         ...
 
+    def disown(self) -> None:
+        """What is here is of a version that is no more; a `reset` follows."""
+        ...
+
     def write(self, block: int, data: bytes | memoryview) -> None:
         """Keep whole blocks from number ``block`` on; blocks that are there are skipped.
 

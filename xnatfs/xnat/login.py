@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 GUEST = "guest"
 TRUST = 60.0
 """Seconds for which an identity, once checked, is believed without asking again."""
+PAGE_PAUSE = 30.0
+"""Seconds for which a login that met a page is not tried again: a server that starts, or a proxy in front of it."""
 DEFAULT_IDLE = 900.0
 """XNAT's default limit of an idle session in seconds (contract 1.3), until the server states its own."""
 
@@ -49,6 +51,10 @@ class Credentials(Protocol):
 
 class NobodyError(LoginFailed):
     """The server gave a session and does not know it a moment later: it has just restarted, or a proxy is wrong."""
+
+
+class PageError(LoginFailed):
+    """A login page in the place of a session: no verdict on the password, which is 401 or 403 (contract 1.4)."""
 
 
 class Session(NamedTuple):
@@ -88,6 +94,7 @@ class Login:
         self._session = Session("", 0)
         self._identity = ""
         self._refused: str = ""
+        self._refused_until = float("inf")
         self._began: float | None = None
         self._checked = float("-inf")
         self._used = float("-inf")
@@ -152,7 +159,7 @@ class Login:
     def renew(self, stale: Session, deadline: Deadline) -> Session:
         """A session newer than ``stale``: one thread logs in, everyone else waits for it."""
         with self._lock:
-            if self._refused:
+            if self._refused and self._clock() < self._refused_until:
                 raise LoginFailed(self._refused)
             if self._session.generation != stale.generation and self._session.id:
                 return self._session
@@ -224,12 +231,15 @@ class Login:
                     raise Unreachable(f"login at {self._host}: other credentials were given meanwhile; try again")
                 self._session = Session(session_id, self._session.generation + 1)
                 self._began = self._clock()
+                self._refused = ""
         except XnatfsError as error:
             flight.error = error
             if isinstance(error, LoginFailed):
                 if not isinstance(error, NobodyError):  # the password was right: no account is locked by asking again
                     with self._lock:
                         self._refused = str(error) if self._epoch == epoch else ""
+                        pause = PAGE_PAUSE if isinstance(error, PageError) else float("inf")
+                        self._refused_until = self._clock() + pause
                 log.error("%s", error)
         except BaseException:
             flight.error = Unreachable(f"login at {self._host}: interrupted")
@@ -252,7 +262,7 @@ class Login:
         if not _TOKEN.fullmatch(token):
             where = f"login at {self._host}: a page instead of a session for {credentials.user!r}"
             if "password" in text.lower():
-                raise LoginFailed(f"{where}; has the password expired? log in with a browser to see")
+                raise PageError(f"{where}; has the password expired? log in with a browser to see")
             raise ServerFault(f"{where}; is this an XNAT, and is it up?")
         who = self._who(token, deadline)
         if not who or (who == GUEST and credentials.user != GUEST):
