@@ -507,7 +507,7 @@ def test_a_drip_ends_at_the_deadline(where: str) -> None:
         def drip() -> Iterator[Any]:
             if where == "body":
                 yield head
-            for _ in range(30):
+            for _ in range(300):  # many more than are needed: the client may be late
                 yield lambda: setattr(clock, "now", clock.now + 1)
                 yield b"H" if where == "head" else b" "
                 yield lambda: step.acquire(timeout=0.01)  # let the client take its piece
