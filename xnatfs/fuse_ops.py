@@ -223,9 +223,8 @@ class XnatOperations:
         if pages in (Pages.AGAIN, Pages.IN_USE):
             file.close()
             self.mistold(key or path)
-            if (
-                pages is Pages.AGAIN
-            ):  # told ESTALE, the kernel looks every name of the path up again and opens once more
+            if pages is Pages.AGAIN:
+                # told ESTALE, the kernel looks every name of the path up again and opens once more
                 raise AnsweredError(errno.ESTALE)
             raise errors.ContentChanged(f"{path}: a version of another size is still being read")
         reader = Reader(file, None if pages is Pages.BYPASS else key or path, self.refreshes)

@@ -19,8 +19,7 @@ PIECE = 64 * BLOCK
 
 def identity(item: Item) -> Identity:
     """Under which a file is in the cache: the same as when `xnatfs.vfs.Vfs` opens it."""
-    record = item.node.record
-    return Identity(uri=record.base + record.path, size=item.size, digest=record.digest, stamp=item.node.stamp)
+    return Identity.of(item.node.record, item.size, item.node.stamp)
 
 
 class ToCache:

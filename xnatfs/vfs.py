@@ -212,7 +212,7 @@ class Vfs:
         size = self._size(node)
         if node.record.size is None and size == 0:
             raise NotFound(f"{path}: listed, but the server has no bytes for it")
-        entry: Entry = self._store.open(_identity(node.record, size, node.stamp))
+        entry: Entry = self._store.open(Identity.of(node.record, size, node.stamp))
         try:
             reader = self._pool.reader(entry, node.record, place.siblings, walking=walking)
         except BaseException:
@@ -269,9 +269,5 @@ class Vfs:
 
     def _entry(self, file: FileRecord, stamp: str) -> Entry:
         assert file.size is not None
-        entry: Entry = self._store.open(_identity(file, file.size, stamp))
+        entry: Entry = self._store.open(Identity.of(file, file.size, stamp))
         return entry
-
-
-def _identity(file: FileRecord, size: int, stamp: str) -> Identity:
-    return Identity(uri=file.base + file.path, size=size, digest=file.digest, stamp=stamp)

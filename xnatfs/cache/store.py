@@ -49,6 +49,7 @@ from xnatfs.cache.pins import Pins
 from xnatfs.cache.private import PrivateFiles
 from xnatfs.errors import CacheFault
 from xnatfs.stats import Stats
+from xnatfs.xnat.records import FileRecord
 
 __all__ = ["Identity", "Limits", "Store", "Usage", "VerifyReport", "key_of"]
 
@@ -72,6 +73,11 @@ class Identity:
     """MD5 in hex as the listing has it; empty when it has none."""
     stamp: str = ""
     """Anything that changes when the content does (the server's date); used where there is no digest."""
+
+    @classmethod
+    def of(cls, file: FileRecord, size: int, stamp: str) -> Identity:
+        """That of a listed file; ``size`` in bytes, which the listing need not have."""
+        return cls(uri=file.base + file.path, size=size, digest=file.digest, stamp=stamp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,9 +223,12 @@ class Store:
     def _evict(self, amount: int) -> int:
         """Make room; returns the bytes freed."""
         freed = self._evictor.free(amount)
-        for entry in self._idle.drain():  # the space of one that was evicted is free when it is closed
-            self._end(entry)
+        self._end_idle()  # the space of one that was evicted is free when it is closed
         return freed
+
+    def _end_idle(self) -> None:
+        for entry in self._idle.drain():
+            self._end(entry)
 
     def _gate(self, key: str) -> threading.Lock:
         return self._gates[int(key[:2], 16) % _GATES]
@@ -414,8 +423,7 @@ class Store:
         Those that are pinned stay unless ``pinned``.
         """
         freed = 0
-        for entry in self._idle.drain():
-            self._end(entry)
+        self._end_idle()
         with contextlib.suppress(OSError):
             for path in self._evictor.entries():
                 if not pinned and path.name in self.pins.keys():  # noqa: SIM118 - no dict
@@ -442,8 +450,7 @@ class Store:
     def close(self) -> None:
         """Stop the threads. Entries that are still open stay readable until they are released."""
         self._stop.set()
-        for entry in self._idle.drain():
-            entry.close()
+        self._end_idle()
         with self._lock:
             helper, self._helper = self._helper, None
             sweeper = self._sweeper
