@@ -292,18 +292,11 @@ class Fetch:
 
         def members() -> list[Member]:
             return [
-                Member(
-                    item.node.record.path,
-                    item.size,
-                    item.node.record.digest,
-                    item.node.record,
-                    lambda item=item: opened(item),  # type: ignore[misc]
-                )
+                Member.of(item.node.record, item.size, lambda item=item: opened(item))  # type: ignore[misc]
                 for item in items
             ]
 
-        uri = items[0].node.record.base.removesuffix("/files/")
-        whole = self._pool.whole(Siblings(uri, uri, members), len(wanted))
+        whole = self._pool.whole(Siblings.of(items[0].node.record, members), len(wanted))
         while whole is not None and not whole.wait(1.0):
             if self._stop.is_set():
                 whole.cancel()

@@ -151,6 +151,11 @@ class Member:
     file: FileRecord
     open_entry: Callable[[], Entry]
 
+    @classmethod
+    def of(cls, file: FileRecord, size: int, open_entry: Callable[[], Entry]) -> Member:
+        """A listed file; ``size`` in bytes, which the listing need not have."""
+        return cls(file.path, size, file.digest, file, open_entry)
+
 
 class Siblings:
     """The resource that a file belongs to, for a transfer engine that may fetch it whole."""
@@ -159,3 +164,9 @@ class Siblings:
         self.key = key
         self.resource_uri = resource_uri
         self.members = members
+
+    @classmethod
+    def of(cls, file: FileRecord, members: Callable[[], Sequence[Member]]) -> Siblings:
+        """The resource of a listed file."""
+        uri = file.base.removesuffix("/files/")
+        return cls(uri, uri, members)

@@ -259,13 +259,12 @@ class Vfs:
 
         def members() -> list[Member]:
             return [
-                Member(file.path, file.size, file.digest, file, lambda file=file: self._entry(file, stamp))  # type: ignore[misc]
+                Member.of(file, file.size, lambda file=file: self._entry(file, stamp))  # type: ignore[misc]
                 for file in files
                 if file.size is not None
             ]
 
-        uri = files[0].base.removesuffix("/files/")
-        return Siblings(uri, uri, members)
+        return Siblings.of(files[0], members)
 
     def _entry(self, file: FileRecord, stamp: str) -> Entry:
         assert file.size is not None
