@@ -29,7 +29,7 @@ def test_random_readers_under_random_faults(tmp_path):
     report = Soak(tmp_path, SECONDS, seed=7).run()
     print(report.text())
     assert report.problems() == []
-    assert sum(count for name, count in report.done.items() if name.endswith(" ok")) > 50
+    assert sum(count for name, count in report.findings.done.items() if name.endswith(" ok")) > 50
     assert report.faults > 5
 
 

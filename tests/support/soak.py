@@ -1,35 +1,39 @@
-"""Random readers of a real mount under random faults, and a look at memory, handles and threads all the while."""
+"""Random readers of a mount whose server misbehaves at random and whose files change: right or an error, and level.
+
+Used by the short test in the suite and by ``scripts/soak``.
+"""
 
 from __future__ import annotations
 
-import errno
 import os
 import random
-import subprocess
-import sys
 import threading
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from support.faces import mounted
+from support.readers import CALL, Findings, History, Place, Reader
 from xnatfs.demo import Archive, DemoServer, Rule
 from xnatfs.demo.content import Pattern
 
 SESSIONS, FILES = 6, 12
 SIZES = [3_000, 70_000, 500_000, 2_500_000]
 CACHE_LIMIT = 40_000_000
-PERMITTED = {"EIO", "ETIMEDOUT", "EHOSTUNREACH", "EACCES", "ESTALE", "ENOENT"}
+METADATA, READ, TTL = 3, 4, 2
+"""Seconds: the deadlines of the mount, and how long its listings hold."""
+STALE = TTL + METADATA + 10.0
+"""Seconds for which an old version may still be opened: as long as a listing holds, after an answer that took its time
+to come, on a machine that does other things as well."""
 KEPT = SESSIONS * FILES
 """Entries that the cache keeps open when nobody uses them: in the end that is all files."""
 HANDLES, THREADS = 140 + KEPT, 90
 """Bounds when all is quiet: connections, threads of the pools and of the loop, and entries that are still held."""
-QUIET = 60.0
-"""Seconds without any progress of a reader after which it counts as hanging."""
+GLOOM = 60.0
+"""Seconds with nothing but errors after which the mount does not recover."""
 
-PATHS = "/data/(?!JSESSION|auth)"
-"""All but the login: a password that was refused is not sent again, and the rest of the time would be EACCES."""
+NO_LOGIN, LISTINGS = "/data/(?!JSESSION|auth)", "/data/(projects|experiments)$|/(files|resources|scans)$"
 FAULTS = [
     {"action": "delay", "seconds": 0.3},
     {"action": "no_answer"},
@@ -41,6 +45,7 @@ FAULTS = [
     {"action": "reset", "at": 0},
     {"action": "reset", "at": 200_000},
     {"action": "drip", "size": 10_000, "seconds": 0.05},
+    {"action": "drip", "size": 1_000, "seconds": 0.05},
     {"action": "status", "status": 500},
     {"action": "status", "status": 503},
     {"action": "status", "status": 403},
@@ -59,13 +64,11 @@ FAULTS = [
     {"action": "malformed"},
     {"action": "truncate"},
 ]
-
-OTHER_BYTES = bytes(255 - value for value in range(256))
-MAPPED = """
-import hashlib, mmap, sys
-with open(sys.argv[1], "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-    print(hashlib.md5(mapped).hexdigest())
-"""
+SPARING_LOGIN = [
+    fault for fault in FAULTS if fault["action"] in ("unauthorized", "expire") or fault.get("status") == 403
+]
+"""A password that was refused is not sent again, and a session that is lost right after the login is not ours: the rest
+of the time would be EACCES."""
 
 
 @dataclass
@@ -81,11 +84,10 @@ class Sample:
 
 @dataclass
 class Report:
+    findings: Findings = field(default_factory=Findings)
     seconds: float = 0.0
-    done: Counter = field(default_factory=Counter)
-    """Operations by kind and outcome."""
     faults: int = 0
-    wrong: list[str] = field(default_factory=list)
+    overwritten: int = 0
     samples: list[Sample] = field(default_factory=list)
     after: Sample | None = None
     """When all is quiet again."""
@@ -93,7 +95,7 @@ class Report:
 
     def problems(self) -> list[str]:
         """What must not be; empty if all is well."""
-        found = list(self.wrong)
+        found = list(self.findings.wrong)
         assert self.before is not None
         assert self.after is not None
         if self.after.handles > HANDLES:
@@ -104,62 +106,37 @@ class Report:
         if most > CACHE_LIMIT * 1.25:
             found.append(f"{most} bytes in a cache of {CACHE_LIMIT}")
         if len(self.samples) >= 100:
-            quarter = len(self.samples) // 4
             for name, room in (("memory", 20_000), ("handles", 12 + KEPT), ("threads", 8)):
-                early = sorted(getattr(one, name) for one in self.samples[quarter : 2 * quarter])[quarter // 2]
-                late = sorted(getattr(one, name) for one in self.samples[-quarter:])[quarter // 2]
+                _, early, _, late = self._medians(name)
                 if late > early * 1.2 + room:
                     found.append(f"{name} grows: {early} in the second quarter, {late} in the last")
         return found
 
+    def _medians(self, name: str) -> list[int]:
+        """Of the four quarters of the time."""
+        count = len(self.samples)
+        quarters = [self.samples[n * count // 4 : (n + 1) * count // 4] for n in range(4)]
+        values = [sorted(getattr(sample, name) for sample in part) for part in quarters]
+        return [part[len(part) // 2] if part else 0 for part in values]
+
     def text(self) -> str:
         assert self.before is not None
         assert self.after is not None
-        lines = [f"{self.seconds:.0f} s, {sum(self.done.values())} operations, {self.faults} faults"]
-        lines += [f"  {name:28} {count}" for name, count in sorted(self.done.items())]
+        done = self.findings.done
+        lines = [f"{self.seconds:.0f} s, {sum(done.values())} operations, {self.faults} faults"]
+        lines[0] += f", {self.overwritten} files overwritten"
+        lines += [f"  {name:28} {count}" for name, count in sorted(done.items())]
+        lines += [f"  longest {name:20} {seconds:.2f} s" for name, seconds in sorted(self.findings.longest.items())]
         for name in ("memory", "handles", "threads", "cached"):
-            values = [getattr(sample, name) for sample in self.samples] or [0]
-            middle = sorted(values)[len(values) // 2]
-            ends = f"before {getattr(self.before, name)}, after {getattr(self.after, name)}"
-            lines.append(f"  {name:8} {ends}, middle {middle}, most {max(values)}")
+            ends = f"before {getattr(self.before, name):,}, after {getattr(self.after, name):,}"
+            middles = " ".join(f"{value:,}" for value in self._medians(name))
+            most = max((getattr(sample, name) for sample in self.samples), default=0)
+            lines.append(f"  {name:8} {ends}, medians of the quarters {middles}, most {most:,}")
         return "\n".join(lines)
 
 
 def _content(session: int, number: int) -> Pattern:
     return Pattern(SIZES[number % len(SIZES)] + session, 1000 * session + number)
-
-
-def archive() -> Archive:
-    """Sessions with one resource of mixed sizes and one series each; about 75 MB."""
-    made = Archive()
-    subject = made.add_subject(made.add_project("P"), "S")
-    for session in range(SESSIONS):
-        scan = made.add_scan(made.add_session(subject, f"e{session}"), "1", type="T1")
-        mixed = made.add_resource(scan, "R")
-        for number in range(FILES):
-            made.add_file(mixed, f"{number}.bin", _content(session, number))
-    return made
-
-
-def _pread(descriptor: int, size: int, offset: int) -> bytes:
-    """One read may come out short where a later page of it fails: whoever goes on meets the error there."""
-    found = b""
-    while len(found) < size and (piece := os.pread(descriptor, size - len(found), offset + len(found))):
-        found += piece
-    return found
-
-
-def _difference(data: bytes, content: Pattern) -> str:
-    """Which pages are wrong, and whether they are those of the other version; empty if none is."""
-    right = content.read(0, content.size)
-    if data == right:
-        return ""
-    if len(data) != len(right):
-        return f"{len(data)} bytes of {len(right)}"
-    pages = [n for n in range(0, len(right), 4096) if data[n : n + 4096] != right[n : n + 4096]]
-    other = all(data[n : n + 4096] == right[n : n + 4096].translate(OTHER_BYTES) for n in pages)
-    whose = "of the other version" if other else "of no version"
-    return f"{len(pages)} wrong pages from {pages[0]} to {pages[-1]}, {whose}"
 
 
 class Soak:
@@ -172,53 +149,64 @@ class Soak:
         self.readers = readers
         self.loop = loop
         self.report = Report()
+        self.findings = self.report.findings
         self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self._progress: dict[int, float] = {}
-        self._right = time.monotonic()
+        self._archive = Archive()
+        self._subject = self._archive.add_subject(self._archive.add_project("P"), "S")
+        self._files = [file for number in range(SESSIONS) for file in self._session(number)]
+
+    def _session(self, session: int) -> list[tuple[Any, str, Place]]:
+        """Its files of mixed sizes: resource, name, and the place in the mount. All sessions have about 55 MB."""
+        scan = self._archive.add_scan(self._archive.add_session(self._subject, f"e{session}"), "1", type="T1")
+        mixed = self._archive.add_resource(scan, "R")
+        names = [f"{number}.bin" for number in range(FILES)]
+        found = []
+        for number, name in enumerate(names):
+            content = _content(session, number)
+            self._archive.add_file(mixed, name, content)
+            path = f"{self.base}/mnt/P/S/e{session}/1/R/{name}"
+            found.append((mixed, name, Place(path, History(content), frozenset(names))))
+        return found
 
     def run(self) -> Report:
-        options = ["--metadata-timeout", "3", "--read-timeout", "4", "--ttl", "2", "--cache-size", "40M"]
-        options += ["--min-free", "1M"]
+        options = ["--metadata-timeout", str(METADATA), "--read-timeout", str(READ), "--ttl", str(TTL)]
+        options += ["--cache-size", f"{CACHE_LIMIT // 1_000_000}M", "--min-free", "1M"]
         with (
-            DemoServer(archive()) as self.server,
+            DemoServer(self._archive) as self.server,
             mounted(self.server.url, self.base / "mnt", self.base, *options, loop=self.loop) as self.face,
         ):
             self.report.before = self._sample(0.0)
             began = time.monotonic()
+            works = [lambda chance, n=number: self._read(chance, programs=n < 2) for number in range(self.readers)]
             threads = [
-                threading.Thread(target=self._read, args=(number, random.Random(self.chance.random())))
-                for number in range(self.readers)
+                threading.Thread(target=work, args=(random.Random(self.chance.random()),))
+                for work in (*works, self._spoil, self._overwrite)
             ]
-            threads.append(threading.Thread(target=self._spoil, args=(random.Random(self.chance.random()),)))
             for thread in threads:
                 thread.start()
             pause = max(0.1, min(1.0, self.seconds / 200))
-            while (second := time.monotonic() - began) < self.seconds and not self.report.wrong:
+            while (second := time.monotonic() - began) < self.seconds and not self.findings.wrong:
                 self._stop.wait(pause)
                 self.report.samples.append(self._sample(second))
                 self._alarm()
             self._stop.set()
-            for thread in threads:
-                thread.join(QUIET)
-                if thread.is_alive():
-                    self.report.wrong.append(f"{thread.name} hangs")
             self.server.faults.clear()
+            for thread in threads:
+                thread.join(CALL)
+                if thread.is_alive():
+                    self.findings.wrong.append(f"{thread.name} hangs")
             self.report.seconds = time.monotonic() - began
             self._all_is_right_again()
             self.report.after = self._settled()
             log = self.face.text()
             if "Traceback" in log:
-                self.report.wrong.append(log[log.index("Traceback") - 300 :][:3000])
+                self.findings.wrong.append(log[max(0, log.index("Traceback") - 300) :][:3000])
         return self.report
 
     def _alarm(self) -> None:
-        now = time.monotonic()
-        for number, when in list(self._progress.items()):
-            if now - when > QUIET:
-                self.report.wrong.append(f"reader {number}: nothing for {now - when:.0f} s")
-        if now - self._right > QUIET:
-            self.report.wrong.append(f"only errors for {now - self._right:.0f} s")
+        self.findings.wrong.extend(self.findings.hanging())
+        if time.monotonic() - self.findings.right > GLOOM:
+            self.findings.wrong.append(f"nothing but errors for {GLOOM:.0f} s")
 
     def _sample(self, second: float) -> Sample:
         pid = self.face.process.pid
@@ -236,7 +224,6 @@ class Soak:
 
     def _settled(self) -> Sample:
         """As it is when what is still under way has ended."""
-        assert self.report.before is not None
         end = time.monotonic() + 30
         sample = self._sample(self.seconds)
         while time.monotonic() < end and (sample.handles > HANDLES or sample.threads > THREADS):
@@ -244,14 +231,33 @@ class Soak:
             sample = self._sample(self.seconds)
         return sample
 
+    # -- what goes on beside each other -------------------------------------------------------------------------------
+
+    def _read(self, chance: random.Random, *, programs: bool) -> None:
+        reader = Reader(self.findings, chance, self.base, STALE, programs=programs)
+        while not self._stop.is_set():
+            reader.step(chance.choice(self._files)[2])
+
+    def _overwrite(self, chance: random.Random) -> None:
+        """Each file once in half a minute or so, by one of the same size every other time."""
+        seed = SESSIONS * 1000
+        while not self._stop.wait(chance.uniform(0.0, 0.8)):
+            resource, name, place = chance.choice(self._files)
+            seed += 1
+            size = place.history.last.size
+            content = Pattern(size if chance.random() < 0.5 else max(1, size + chance.randrange(-2000, 2000)), seed)
+            place.history.put(content, lambda r=resource, n=name, c=content: self._archive.replace_file(r, n, c))
+            self.report.overwritten += 1
+
     def _spoil(self, chance: random.Random) -> None:
         """Faults come and go; at most three at a time."""
         rules: list[Rule] = []
         while not self._stop.wait(chance.uniform(0.05, 0.6)):
-            for_what = chance.choice(["/data/experiments/", "/files/", "format=zip", PATHS, "/scans"])
+            fault = chance.choice(FAULTS)
+            anything = NO_LOGIN if fault in SPARING_LOGIN else "/data/"
+            for_what = chance.choice(["/data/experiments/", "/files/", "format=zip", anything, LISTINGS])
             where = {"query": for_what} if "=" in for_what else {"path": for_what}
-            count = chance.choice([1, 1, 2, 5, None])
-            rules.append(self.server.faults.add(Rule(**chance.choice(FAULTS), **where, count=count)))
+            rules.append(self.server.faults.add(Rule(**fault, **where, count=chance.choice([1, 1, 2, 5, None]))))
             self.report.faults += 1
             self.server.reset_log()  # an hour of it takes a gigabyte
             while len(rules) > chance.choice([0, 1, 3]):
@@ -259,90 +265,19 @@ class Soak:
             if chance.random() < 0.2:
                 self.server.faults.release()
 
-    def _read(self, number: int, chance: random.Random) -> None:
-        kinds = [self._whole, self._parts, self._parts, self._look]
-        if number < 2:
-            kinds += [self._mapped, self._copy]
-        while not self._stop.is_set():
-            kind = chance.choice(kinds)
-            session, file = chance.randrange(SESSIONS), chance.randrange(FILES)
-            path = self.face.path(f"/P/S/e{session}/1/R/{file}.bin")
-            try:
-                wrong = kind(path, _content(session, file), chance)
-                outcome = "ok"
-            except OSError as problem:
-                wrong = ""
-                outcome = errno.errorcode.get(problem.errno or 0, str(problem.errno))
-                if outcome not in PERMITTED:
-                    wrong = f"outcome {outcome}"
-            with self._lock:
-                self.report.done[f"{kind.__name__[1:]} {outcome}"] += 1
-                self._progress[number] = time.monotonic()
-                if outcome == "ok":
-                    self._right = self._progress[number]
-                if wrong:
-                    self.report.wrong.append(f"{kind.__name__[1:]} of {path}: {wrong}")
-        self._progress.pop(number, None)
-
-    @staticmethod
-    def _whole(path: str, content: Pattern, chance: random.Random) -> str:
-        return _difference(Path(path).read_bytes(), content)
-
-    @staticmethod
-    def _parts(path: str, content: Pattern, chance: random.Random) -> str:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            for _ in range(chance.randrange(1, 8)):
-                offset, size = chance.randrange(content.size), chance.choice([1, 4096, 65_537, 400_000])
-                right = content.read(offset, size)
-                found = _pread(descriptor, len(right), offset)
-                # a part of a file is not covered by the digest of the whole: it may be of the other version
-                if len(found) != len(right):
-                    return f"the file ends at {offset + len(found)}"
-                if found != right and any(f not in (r, 255 - r) for f, r in zip(found, right, strict=True)):
-                    return f"wrong bytes at {offset}"
-        finally:
-            os.close(descriptor)
-        return ""
-
-    @staticmethod
-    def _look(path: str, content: Pattern, chance: random.Random) -> str:
-        folder = Path(path).parent
-        names = {f"{number}.bin" for number in range(FILES)}
-        if set(os.listdir(folder)) != names:
-            return "wrong names"
-        size = os.stat(path).st_size
-        return "" if size == content.size else f"size {size}"
-
-    @staticmethod
-    def _mapped(path: str, content: Pattern, chance: random.Random) -> str:
-        done = subprocess.run([sys.executable, "-c", MAPPED, path], capture_output=True, text=True)
-        if done.returncode:  # a bus error, or an OSError of open
-            raise OSError(errno.EIO, "mmap")
-        return "" if done.stdout.strip() == content.md5 else "wrong bytes in memory"
-
-    def _copy(self, path: str, content: Pattern, chance: random.Random) -> str:
-        target = self.base / f"copy-{threading.get_ident()}"
-        done = subprocess.run(["cp", path, target], capture_output=True, text=True)
-        if done.returncode:
-            raise OSError(errno.EIO, done.stderr)
-        wrong = _difference(target.read_bytes(), content)
-        return f"exit status 0, and {wrong}" if wrong else ""
-
     def _all_is_right_again(self) -> None:
         """When the faults are gone every file is right, at the latest when the listings of that time have expired."""
-        for session in range(SESSIONS):
-            for number in range(FILES):
-                path = self.face.path(f"/P/S/e{session}/1/R/{number}.bin")
-                end = time.monotonic() + 20
-                while True:
-                    try:
-                        wrong = self._whole(path, _content(session, number), self.chance)
+        reader = Reader(self.findings, self.chance, self.base, TTL, programs=False)
+        for _, _, place in self._files:
+            end = time.monotonic() + 20 + STALE
+            while True:
+                try:
+                    wrong = reader.whole(place)
+                    break
+                except OSError as problem:
+                    wrong = f"{place.path}: {problem} although all is well again"
+                    if time.monotonic() > end:
                         break
-                    except OSError as problem:
-                        wrong = f"{path}: {problem} although all is well again"
-                        if time.monotonic() > end:
-                            break
-                        threading.Event().wait(0.1)
-                if wrong:
-                    self.report.wrong.append(wrong)
+                    threading.Event().wait(0.1)
+            if wrong:
+                self.findings.wrong.append(wrong)
