@@ -130,6 +130,19 @@ def test_late_and_in_drips(raw, dicom):
     assert raw.get(f"{dicom}/a.dcm").body == bytes(range(256)) * 4
 
 
+def test_a_drip_ends_with_the_faults(raw, dicom):
+    raw.server.faults.add(Rule("drip", path="a.dcm", size=100, seconds=3600))
+    cookie = raw.get("/data/JSESSION").text
+    with socket.create_connection((raw.server.host, raw.server.port), timeout=30) as connection:
+        connection.sendall(f"GET {dicom}/a.dcm HTTP/1.1\r\nHost: x\r\nCookie: JSESSIONID={cookie}\r\n\r\n".encode())
+        received = b""
+        while b"\r\n\r\n" not in received or received.endswith(b"\r\n\r\n"):
+            received += connection.recv(4096)
+        raw.server.faults.clear()
+        while not received.endswith(bytes(range(256)) * 4):
+            received += connection.recv(4096)
+
+
 def test_login_faults(raw):
     for rule in (Rule("login_page"), Rule("login_redirect"), Rule("unauthorized")):
         raw.server.faults.add(rule)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from support.faces import environment, in_mounts, mounted
-from support.soak import MAPPED
+from support.readers import MAPPED
 from support.studies import one_session
 from support.truth import content, md5, tree
 

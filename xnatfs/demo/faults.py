@@ -8,7 +8,7 @@
 | stall | the body stops at byte ``at`` until `Faults.release` or the client goes | at, fraction |
 | cut | the connection is closed at byte ``at`` of the body | at, fraction |
 | reset | the same, with a TCP reset; before any header when ``at`` is 0 | at, fraction |
-| drip | ``size`` bytes of the body every ``seconds`` | size, seconds |
+| drip | ``size`` bytes of the body every ``seconds``, until `Faults.release` | size, seconds |
 | status | another status with a page or text of its own | status, headers, body, type |
 | login_page, login_redirect | 200 with the login screen; 302 to it | |
 | unauthorized | 401 although the login is right | |
@@ -151,7 +151,7 @@ class Faults:
             self._seen.pop(id(rule), None)
 
     def clear(self) -> None:
-        """No more rules, and everything that is stalled goes on."""
+        """No more rules, and everything that is stalled or drips goes on."""
         with self._lock:
             self._rules.clear()
             self._seen.clear()
@@ -192,8 +192,17 @@ class Faults:
         finally:
             self.waiting -= 1
 
+    async def released_within(self, seconds: float) -> bool:
+        """Wait so long, or until `release`: was it that?"""
+        assert self._gate is not None
+        try:
+            await asyncio.wait_for(self._gate.wait(), seconds)
+        except asyncio.TimeoutError:
+            return False
+        return True
+
     def release(self) -> None:
-        """Let everything that is stalled go on."""
+        """Let everything that is stalled or drips go on."""
 
         def open_gate() -> None:
             assert self._gate is not None

@@ -133,8 +133,8 @@ class Wire:
                 await self.faults.stalled()
                 left, limit = piece[len(early) :], None
             await self._write(response, left, record)
-            if drip is not None:
-                await asyncio.sleep(drip.seconds)
+            if drip is not None and await self.faults.released_within(drip.seconds):
+                drip = None
         if limit is not None and strike is not None:
             # The body was shorter than that: the fault strikes at its end.
             if strike.action == "stall":
