@@ -237,6 +237,8 @@ class Callbacks:
             reader = self._readers.get(FileInfo.from_address(info).fh)
             if reader is None:
                 raise BadHandle("read from a file that is not open")
+            if reader.fresh:
+                self._operations.begun(reader)
             file = reader.file
             length = file.size - offset
             if length > size:

@@ -71,6 +71,8 @@ class _Cached:
     version: str
     size: int
     handles: int
+    alone: bool = False
+    """The kernel has dropped the pages of the version before; until that is known, it must be told so each time."""
 
 
 class PageCache:
@@ -81,6 +83,9 @@ class PageCache:
     goes past the page cache, else one would see the other's bytes. While readers of a version of another size do, that
     size stands, and nobody else opens the file: he would see his bytes under a size that is not theirs, which copies
     that go by the size cut short.
+
+    Answers overtake one another: somebody who is told to keep the pages may be at them before the kernel has read the
+    answer to drop those of the version before. It has when it sends a read, or a release, of the file opened with it.
     """
 
     def __init__(self, limit: int = 50_000) -> None:
@@ -102,7 +107,7 @@ class PageCache:
         return size
 
     def opened(self, path: Path, version: str, size: int) -> Pages:
-        """What to do for a file just opened. KEEP and DROP need `closed` later, the others do not."""
+        """What to do for a file just opened. KEEP and DROP need `closed` later, DROP `used` as well."""
         with self._lock:
             cached = self._cached.get(path)
             used = cached is not None and cached.handles > 0
@@ -112,7 +117,7 @@ class PageCache:
                 return Pages.AGAIN
             if cached is not None and (cached.version, cached.size) == (version, size):
                 cached.handles += 1
-                return Pages.KEEP
+                return Pages.KEEP if cached.alone else Pages.DROP
             if used:
                 return Pages.BYPASS
             self._cached[path] = _Cached(version, size, 1)
@@ -120,11 +125,19 @@ class PageCache:
             self._shrink()
             return Pages.DROP
 
+    def used(self, path: Path) -> None:
+        """The kernel sends a read of a file that was opened by DROP: it has dropped the pages."""
+        with self._lock:
+            cached = self._cached.get(path)
+            if cached is not None:
+                cached.alone = True
+
     def closed(self, path: Path) -> None:
         with self._lock:
             cached = self._cached.get(path)
             if cached is not None:
                 cached.handles -= 1
+                cached.alone = True
 
     def _shrink(self) -> None:
         """Forgets the path unused longest; a path in use is moved out of the way, for it will be forgotten later."""

@@ -130,6 +130,8 @@ class Reader:
     pages_of: Path | None
     refreshes: int = 0
     """How many there had been when it was opened."""
+    fresh: bool = False
+    """Not read yet, and opened by dropping the pages of another version: see `XnatOperations.begun`."""
 
 
 class XnatOperations:
@@ -227,11 +229,20 @@ class XnatOperations:
                 # told ESTALE, the kernel looks every name of the path up again and opens once more
                 raise AnsweredError(errno.ESTALE)
             raise errors.ContentChanged(f"{path}: a version of another size is still being read")
-        reader = Reader(file, None if pages is Pages.BYPASS else key or path, self.refreshes)
-        return self.files.add(reader), pages
+        pages_of = None if pages is Pages.BYPASS else key or path
+        return self.files.add(Reader(file, pages_of, self.refreshes, fresh=pages is Pages.DROP)), pages
+
+    def begun(self, reader: Reader) -> None:
+        """To be called at the first read of a reader that is fresh."""
+        reader.fresh = False
+        if reader.pages_of is not None:
+            self.pages.used(reader.pages_of)
 
     def read(self, _path: str, size: int, offset: int, fi: Any) -> bytes:
-        file = self.files.get(fi.fh).file
+        reader = self.files.get(fi.fh)
+        if reader.fresh:
+            self.begun(reader)
+        file = reader.file
         self.served.waited += not file.ready(offset, size)
         data = file.read(offset, size)
         self.served.bytes += len(data)

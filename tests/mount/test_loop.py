@@ -258,6 +258,21 @@ class TestVersions:
         mount.until("open_files", 0)
         assert (mount.path / "f").read_bytes() == b"new " * 20_000
 
+    def test_nobody_sees_pages_of_the_version_before_while_the_kernel_is_yet_to_hear_of_a_new_one(self, mounted):
+        mount = mounted(("write", "/f", "old " * 20_000, "1"))
+        assert (mount.path / "f").read_bytes() == b"old " * 20_000
+        mount.until("open_files", 0)
+        mount.call("write", "/f", "new " * 20_000, "2")
+        mount.call("hold_next_open")
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit((mount.path / "f").read_bytes)
+            mount.until("waiting", 1)
+            try:
+                assert (mount.path / "f").read_bytes() == b"new " * 20_000
+            finally:
+                mount.call("open_gate")
+            assert first.result() == b"new " * 20_000
+
     @pytest.mark.parametrize("count", [30_000, 10_000])
     def test_a_version_of_another_size_cannot_be_opened_beside_an_older_one(self, mounted, count):
         mount = mounted(("write", "/f", "old " * 20_000, "1"))

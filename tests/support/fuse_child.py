@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xnatfs.errors import SettingsError
+from xnatfs.fuse_kernel import PageCache
 from xnatfs.fuse_mount import MountOptions, find, unmount
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -122,6 +123,19 @@ class Daemon:
 
     def open_gate(self):
         self.vfs.gate.set()
+
+    def hold_next_open(self):
+        """What the kernel shall do with the pages is settled, but it hears of it only when the gate is opened."""
+        original = PageCache.opened
+
+        def opened(pages, *arguments):
+            PageCache.opened = original
+            decision = original(pages, *arguments)
+            self.vfs.counts["waiting"] += 1
+            self.vfs.gate.wait()
+            return decision
+
+        PageCache.opened = opened
 
     def add_raising(self):
         """``/raise/OPERATION:EXCEPTION`` for all of both."""

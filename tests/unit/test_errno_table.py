@@ -111,6 +111,13 @@ class TestPageCache:
         cache.closed("/f")
         assert cache.opened("/f", "2", 10) is Pages.DROP
 
+    @pytest.mark.parametrize("sign", ["used", "closed"])
+    def test_until_the_kernel_has_dropped_the_pages_of_another_version_nobody_keeps_any(self, sign):
+        cache = PageCache()
+        assert [cache.opened("/f", "2", 10) for _ in range(3)] == [Pages.DROP] * 3
+        getattr(cache, sign)("/f")
+        assert cache.opened("/f", "2", 10) is Pages.KEEP
+
     def test_a_new_version_goes_past_the_pages_that_an_old_reader_uses(self):
         cache = PageCache()
         cache.opened("/f", "1", 10)
@@ -137,6 +144,7 @@ class TestPageCache:
     def test_it_stays_small(self):
         cache = PageCache(limit=10)
         cache.opened("/in-use", "1", 1)
+        cache.used("/in-use")
         for number in range(100):
             cache.tell(f"/{number}", 1)
             cache.opened(f"/{number}", "1", 1)
