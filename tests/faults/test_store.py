@@ -33,7 +33,7 @@ from xnatfs.cache.blocks import BLOCK, block_count
 from xnatfs.cache.idle import Idle
 from xnatfs.cache.ledger import Counts, Ledger
 from xnatfs.cache.store import Identity, Limits, Store, key_of
-from xnatfs.errors import CacheFault
+from xnatfs.errors import CacheFault, ContentDamaged
 from xnatfs.stats import Stats
 
 CONTENT = random.Random(11).randbytes(5 * BLOCK + 99)
@@ -468,6 +468,33 @@ def test_the_sweep_puts_wrong_books_right(tmp_path: Path) -> None:
     store._ledger.book(removed=1 << 40, gone=7)
     store.sweep()
     assert store.usage() == store_module.Usage(3 * FOUR, 3, 1 << 30)
+
+
+def test_what_is_thrown_away_and_fetched_anew_is_booked_once(tmp_path: Path) -> None:
+    """Else the books grow with every version and every damage, and the cache shrinks until the next sweep."""
+    store = open_store(tmp_path / "cache")
+    right, wrong = four_blocks(1), four_blocks(2)
+    entry = store.open(identity_of(right))
+    for number in range(3):
+        entry.write(number, block(right, number))
+    for _ in range(5):
+        entry.reset()
+        assert store.usage().bytes >= disk_usage(tmp_path / "cache")
+        entry.write(1, block(wrong, 1))
+    with pytest.raises(ContentDamaged):
+        fill(entry, right)
+    fill(entry, right)
+    assert entry.complete
+    entry.release()
+    store.close()
+    flip(entry_files(tmp_path / "cache")[0], 2 * BLOCK + 5)
+    again = open_store(tmp_path / "cache")
+    entry = again.open(identity_of(right))
+    assert readable(entry, right) == {0, 1, 3}
+    fill(entry, right)
+    entry.release()
+    assert again.usage() == store_module.Usage(FOUR, 1, 1 << 30)
+    assert disk_usage(tmp_path / "cache") == FOUR
 
 
 @pytest.mark.parametrize(

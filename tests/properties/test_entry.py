@@ -31,6 +31,7 @@ from support.cachedir import (
     readable,
 )
 
+from xnatfs.cache import index as indexes
 from xnatfs.cache.blocks import BLOCK, block_count
 from xnatfs.cache.entry import Entry
 from xnatfs.errors import CacheFault, ContentDamaged
@@ -296,14 +297,14 @@ def test_a_reset_lasts_beyond_a_crash_and_shuts_out_writes_that_were_under_way(
     entry = store.open(identity_of(CONTENT))
     entry.write(0, block(CONTENT, 0))
     written, go_on = threading.Event(), threading.Event()
-    checksums = entry._checksums
+    checksums = indexes.checksums
 
     def halting(*args: object) -> object:
         written.set()
         assert go_on.wait(10)
         return checksums(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(entry, "_checksums", halting)
+    monkeypatch.setattr(indexes, "checksums", halting)
     writer = threading.Thread(target=entry.write, args=(2, bytes(BLOCK)))
     writer.start()
     assert written.wait(10)

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class History:
         return [content for content, begin, end in self._states if begin <= until and end >= since]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Place:
     """A file as the mount has it, and what it has been."""
 
@@ -68,6 +69,8 @@ class Place:
     history: History
     beside: frozenset[str]
     """The names in its directory, its own included."""
+    open: dict[object, float] = field(default_factory=dict)
+    """Who has it open, and since when: as long as somebody reads a version, its size is what everybody sees."""
 
 
 @dataclass
@@ -142,7 +145,7 @@ class Reader:
     # -- one method for each thing to do: what is wrong, or an OSError -------------------------------------------------
 
     def _whole(self, place: Place, began: float) -> str:
-        with self._opened(place.path) as descriptor:
+        with self._opened(place) as descriptor:
             versions = self._possible(place, began)
             pieces = []
             while piece := self._call("read", os.read, descriptor, PIECE):
@@ -151,7 +154,7 @@ class Reader:
         return "" if any(data == one.read(0, one.size) for one in versions) else _what(data, versions)
 
     def _parts(self, place: Place, began: float) -> str:
-        with self._opened(place.path) as descriptor:
+        with self._opened(place) as descriptor:
             versions = self._possible(place, began)
             length = self._call("fstat", os.fstat, descriptor).st_size
             for _ in range(self._chance.randrange(1, 8)):
@@ -159,7 +162,8 @@ class Reader:
                 found = self._pread(descriptor, min(size, length - offset), offset)
                 fitting = [one for one in versions if one.size == length and _fits(found, one, offset, size)]
                 if not fitting:
-                    return f"{len(found)} bytes at {offset} of {length} are of none of {len(versions)} versions"
+                    whose = _whose(found, offset, place.history, versions)
+                    return f"{len(found)} of {size} bytes at {offset} of {length}, {whose}"
                 versions = fitting
         return ""
 
@@ -167,8 +171,9 @@ class Reader:
         names = self._call("listdir", os.listdir, Path(place.path).parent)
         if set(names) != place.beside:
             return f"wrong names: {sorted(set(names) ^ place.beside)}"
+        since = min([began, *place.open.copy().values()])
         size = self._call("stat", os.stat, place.path).st_size
-        sizes = {one.size for one in self._possible(place, began)}
+        sizes = {one.size for one in self._possible(place, since)}
         return "" if size in sizes else f"size {size}, not one of {sizes}"
 
     def _attributes(self, place: Place, began: float) -> str:
@@ -178,14 +183,16 @@ class Reader:
         return "" if digest in digests else f"digest {digest}, not one of {digests}"
 
     def _mapped(self, place: Place, began: float) -> str:
-        done = self._call("mmap by a program", _run, sys.executable, "-c", MAPPED, place.path)
+        with self._using(place):
+            done = self._call("mmap by a program", _run, sys.executable, "-c", MAPPED, place.path)
         if done.returncode:  # a bus error, or an OSError of open
             raise OSError(errno.EIO, "mmap")
         digests = {one.md5 for one in self._possible(place, began)}
         return "" if done.stdout.strip() in digests else "wrong bytes in memory"
 
     def _copied(self, place: Place, began: float) -> str:
-        done = self._call("cp", _run, "cp", place.path, str(self._copy_to))
+        with self._using(place):
+            done = self._call("cp", _run, "cp", place.path, str(self._copy_to))
         if done.returncode:
             raise OSError(errno.EIO, done.stderr)
         data, versions = self._copy_to.read_bytes(), self._possible(place, began)
@@ -202,12 +209,21 @@ class Reader:
             return function(*arguments)
 
     @contextmanager
-    def _opened(self, path: str):
-        descriptor = self._call("open", os.open, path, os.O_RDONLY)
+    def _opened(self, place: Place):
+        with self._using(place):
+            descriptor = self._call("open", os.open, place.path, os.O_RDONLY)
+            try:
+                yield descriptor
+            finally:
+                self._call("close", os.close, descriptor)
+
+    @contextmanager
+    def _using(self, place: Place):
+        place.open[self] = time.monotonic()
         try:
-            yield descriptor
+            yield
         finally:
-            self._call("close", os.close, descriptor)
+            del place.open[self]
 
     def _pread(self, descriptor: int, size: int, offset: int) -> bytes:
         """One read may come out short where a later page of it fails: whoever goes on meets the error there."""
@@ -230,6 +246,23 @@ def _fits(data: bytes, content: Pattern, offset: int, size: int) -> bool:
     if data == right:
         return True
     return len(data) == len(right) and all(f in (r, 255 - r) for f, r in zip(data, right, strict=True))
+
+
+def _whose(data: bytes, offset: int, history: History, versions: list[Pattern]) -> str:
+    """Of which versions the pages of a part are, the youngest being 0; a dash before it: the other bytes of it."""
+    states = history.between(float("-inf"), float("inf"))[::-1]
+    owners = []
+    for start in range(0, len(data), 4096):
+        page = data[start : start + 4096]
+        owner = "?"
+        for number, content in enumerate(states):
+            right = content.read(offset + start, len(page))
+            if page in (right, right.translate(OTHER_BYTES)):
+                owner = f"{'' if page == right else '-'}{number}"
+                break
+        owners.append(owner)
+    runs = [f"{len(list(group))} of {owner}" for owner, group in groupby(owners)]
+    return f"pages: {', '.join(runs)}; expected {[states.index(one) for one in versions]}"
 
 
 def _what(data: bytes, versions: list[Pattern]) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from support.faces import mounted
 from support.readers import CALL, Findings, History, Place, Reader
+from xnatfs.cache.ledger import Ledger
 from xnatfs.demo import Archive, DemoServer, Rule
 from xnatfs.demo.content import Pattern
 
@@ -80,6 +81,8 @@ class Sample:
     threads: int
     cached: int
     """Bytes on the disk of the cache."""
+    booked: int
+    """Bytes that the cache's own books say."""
 
 
 @dataclass
@@ -127,7 +130,7 @@ class Report:
         lines[0] += f", {self.overwritten} files overwritten"
         lines += [f"  {name:28} {count}" for name, count in sorted(done.items())]
         lines += [f"  longest {name:20} {seconds:.2f} s" for name, seconds in sorted(self.findings.longest.items())]
-        for name in ("memory", "handles", "threads", "cached"):
+        for name in ("memory", "handles", "threads", "cached", "booked"):
             ends = f"before {getattr(self.before, name):,}, after {getattr(self.after, name):,}"
             middles = " ".join(f"{value:,}" for value in self._medians(name))
             most = max((getattr(sample, name) for sample in self.samples), default=0)
@@ -220,7 +223,11 @@ class Soak:
             except OSError:
                 continue
         handles = len(os.listdir(f"/proc/{pid}/fd"))
-        return Sample(second, int(status["VmRSS"].split()[0]), handles, int(status["Threads"]), cached)
+        books = Ledger(next((self.base / "cache").glob("v*")) / "usage")
+        counts = books.read()
+        books.close()
+        booked = counts.bytes if counts else 0
+        return Sample(second, int(status["VmRSS"].split()[0]), handles, int(status["Threads"]), cached, booked)
 
     def _settled(self) -> Sample:
         """As it is when what is still under way has ended."""

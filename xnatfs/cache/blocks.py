@@ -98,6 +98,11 @@ class Blocks:
         """The runs of ``[first, last)`` that are in the set, in order."""
         return self._runs(1, first, last)
 
+    def lacking(self, runs: list[tuple[int, int]]) -> int:
+        """How many bytes of the file lie in those blocks of ``runs`` that are not in the set."""
+        missing = [run for first, last in runs for run in self.missing(first, last)]
+        return sum(min(last * BLOCK, self.size) - first * BLOCK for first, last in missing)
+
     def _runs(self, wanted: int, first: int, last: int) -> list[tuple[int, int]]:
         marks, runs = self._marks, []
         first, last = max(first, 0), min(last, len(marks))
@@ -106,6 +111,11 @@ class Blocks:
             first = last if end < 0 else end
             runs.append((start, first))
         return runs
+
+    def copy(self) -> Blocks:
+        made = Blocks(self.size)
+        made.load(self.to_bytes())
+        return made
 
     def to_bytes(self) -> bytes:
         """A byte 0 or 1 for each block, for `load`."""

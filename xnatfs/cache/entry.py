@@ -26,6 +26,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections.abc import Callable
 
 from xnatfs.cache import index as indexes
 from xnatfs.cache.blocks import BLOCK, Blocks, block_count, block_range
@@ -74,6 +75,7 @@ class Entry:
         self._present = index.present  # has a record, or was written by us
         self._ready = Blocks(self.size)  # present, and the checksum was seen to be right
         self._claimed = Blocks(self.size)  # somebody is writing it right now; outlives a reset, as that write does
+        self._paid = index.present.copy()  # has its place in the file, and in the books; outlives a reset, as that does
         self._lock = threading.Lock()
         self._append = threading.Lock()
         self._moves = 0  # how often the data moved to another file (guarded by _append)
@@ -200,7 +202,7 @@ class Entry:
             if held is not None:
                 self._finish(held, generation)
         finally:
-            self._unclaim(runs)
+            self._change(self._claimed.drop, runs)
         self._follow_later()
 
     def _end_of(self, block: int, length: int) -> int:
@@ -216,26 +218,27 @@ class Entry:
                 self._claimed.mark(a, b)
             return self.generation, free
 
-    def _unclaim(self, runs: Runs) -> None:
+    def _change(self, change: Callable[[int, int], None], runs: Runs) -> None:
         with self._lock:
             for a, b in runs:
-                self._claimed.drop(a, b)
+                change(a, b)
 
     def _keep(self, view: memoryview, block: int, runs: Runs, generation: int, vouched: bool) -> int | None:
         """Write, checksum, record, mark. Returns the number of the block that is held back, if one is."""
-        amount = sum(min(b * BLOCK, self.size) - a * BLOCK for a, b in runs)
-        retried, reserved = False, -1
+        retried = False
         while True:
             moves = self._moves
+            amount = 0
             try:
                 self._may_write()
                 moves = self._moves
-                if reserved != moves and not self._host.reserve(self, amount):
+                amount = self._paid.lacking(runs)
+                if amount and not self._host.reserve(self, amount):
                     self._move_out(moves)
                     continue
-                reserved = moves
+                self._change(self._paid.mark, runs)
                 self._put(view, block, runs)
-                crcs = self._checksums(view, block, runs)
+                crcs = indexes.checksums(self._index.salt, view, block, runs)
                 with self._append:
                     if generation != self.generation:
                         return None  # these bytes belong to what was thrown away meanwhile
@@ -259,14 +262,6 @@ class Entry:
             at, end = (a - block) * BLOCK, min((b - block) * BLOCK, len(view))
             while at < end:
                 at += os.pwrite(self.fileno, view[at:end], block * BLOCK + at)
-
-    def _checksums(self, view: memoryview, block: int, runs: Runs) -> list[tuple[int, int]]:
-        salt = self._index.salt
-        return [
-            (number, indexes.checksum(salt, number, view[(number - block) * BLOCK : (number - block + 1) * BLOCK]))
-            for a, b in runs
-            for number in range(a, b)
-        ]
 
     def _record(self, crcs: list[tuple[int, int]], vouched: bool) -> int | None:
         """Append the records, then mark the blocks present (`_append` held); returns a block held back, if any."""
@@ -449,6 +444,7 @@ class Entry:
             self._moves += 1
             with self._lock:
                 self._stamp = self._stamp_now()
+                self._paid = self._present.copy()
 
     def _leave_store(self) -> None:
         if self.files.kept:

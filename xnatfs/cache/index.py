@@ -91,6 +91,15 @@ def checksum(salt: int, number: int, data: bytes | memoryview) -> int:
     return zlib.crc32(data, (salt + number) & _MASK)
 
 
+def checksums(salt: int, data: memoryview, block: int, runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Number and checksum of each block in ``runs``; ``data`` begins with number ``block``."""
+    return [
+        (number, checksum(salt, number, data[(number - block) * BLOCK : (number - block + 1) * BLOCK]))
+        for first, last in runs
+        for number in range(first, last)
+    ]
+
+
 def block_record(salt: int, number: int, crc: int) -> bytes:
     return _RECORD.pack(number, crc, KIND_BLOCK, number ^ crc ^ KIND_BLOCK ^ salt)
 
