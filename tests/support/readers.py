@@ -154,17 +154,18 @@ class Reader:
         return "" if any(data == one.read(0, one.size) for one in versions) else _what(data, versions)
 
     def _parts(self, place: Place, began: float) -> str:
+        """All of one version. Which one is settled by the first part: the digest of the listing covers wholes only."""
         with self._opened(place) as descriptor:
-            versions = self._possible(place, began)
             length = self._call("fstat", os.fstat, descriptor).st_size
+            versions: list[Pattern] = []
             for _ in range(self._chance.randrange(1, 8)):
                 offset, size = self._chance.randrange(length), self._chance.choice([1, 4096, 65_537, 400_000])
                 found = self._pread(descriptor, min(size, length - offset), offset)
-                fitting = [one for one in versions if one.size == length and _fits(found, one, offset, size)]
-                if not fitting:
-                    whose = _whose(found, offset, place.history, versions)
+                possible = versions or self._possible(place, began)
+                versions = [one for one in possible if one.size == length and _fits(found, one, offset, size)]
+                if not versions:
+                    whose = _whose(found, offset, place.history, possible)
                     return f"{len(found)} of {size} bytes at {offset} of {length}, {whose}"
-                versions = fitting
         return ""
 
     def _look(self, place: Place, began: float) -> str:
