@@ -6,6 +6,7 @@ import ctypes
 import errno
 import hashlib
 import json
+import mmap
 import os
 import random
 import signal
@@ -257,6 +258,17 @@ class TestVersions:
                 assert os.pread(old.fileno(), 200_000, 0) == b"old " * 20_000
         mount.until("open_files", 0)
         assert (mount.path / "f").read_bytes() == b"new " * 20_000
+
+    def test_beside_an_older_version_a_new_one_can_be_read_and_not_be_mapped_shared(self, mounted):
+        """The kernel has one set of pages for both; a private map cannot be refused, and would show some of the old."""
+        mount = mounted(("write", "/f", "old " * 20_000, "1"))
+        with (mount.path / "f").open("rb", buffering=0) as old:
+            assert old.read(4) == b"old "
+            mount.call("write", "/f", "new " * 20_000, "2")
+            with (mount.path / "f").open("rb", buffering=0) as new:
+                with pytest.raises(OSError, match="No such device"):
+                    mmap.mmap(new.fileno(), 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+                assert new.read() == b"new " * 20_000
 
     def test_nobody_sees_pages_of_the_version_before_while_the_kernel_is_yet_to_hear_of_a_new_one(self, mounted):
         mount = mounted(("write", "/f", "old " * 20_000, "1"))
