@@ -11,6 +11,11 @@ Clock = Callable[[], float]
 """A monotonic clock in seconds; tests pass one that they tick by hand."""
 
 
+AFTERMATH = 0.5
+"""Seconds after a time-out in which the same question is answered by the same error. The kernel lets one at a time look
+a name up, or read a page; those queued behind have waited as long, and would each wait all of it anew, one by one."""
+
+
 class Deadline:
     """A point in time by which an operation must have answered.
 

@@ -6,6 +6,8 @@ import errno
 import os
 import socket
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.faces import mounted, until
@@ -274,6 +276,39 @@ def test_what_needs_no_network_does_not_wait_for_it(tmp_path):
         assert _code(os.stat, face.path("/P/S/E/1/R/nothing-so-called")) == "ENOENT"
         os.close(held)
         assert server.requests == []
+
+
+@pytest.mark.mount
+def test_the_kernels_queue_for_a_name_does_not_add_up_time_outs(tmp_path):
+    """It lets one at a time look a name up, and those behind would each wait for a time-out of their own."""
+    archive, _ = one_file(1000)
+    with (
+        DemoServer(archive) as server,
+        mounted(server.url, tmp_path / "mnt", tmp_path, "--metadata-timeout", "2") as face,
+        ThreadPoolExecutor(20) as pool,
+    ):
+        server.faults.add(Rule("no_answer", path="/experiments/", count=None))
+        began = time.monotonic()
+        stats = [pool.submit(_code, os.stat, face.path(f"/P/S/E/1/R/{number}")) for number in range(20)]
+        assert {one.result() for one in stats} <= {"ETIMEDOUT", "EHOSTUNREACH"}
+        assert time.monotonic() - began < 20  # 40 one after the other
+
+
+@pytest.mark.mount
+def test_the_kernels_queue_for_a_page_does_not_add_up_time_outs(tmp_path):
+    """It reads a page once more if that failed in advance, and again for each who wants it."""
+    archive, _ = one_file(1_000_000)
+    with (
+        DemoServer(archive) as server,
+        mounted(server.url, tmp_path / "mnt", tmp_path, "--read-timeout", "2") as face,
+        ThreadPoolExecutor(10) as pool,
+    ):
+        face.stat(ONE_FILE)
+        server.faults.add(Rule("stall", path="/files/", count=None))
+        began = time.monotonic()
+        reads = [pool.submit(_code, face.read, ONE_FILE, 0, 1000) for _ in range(10)]
+        assert {one.result() for one in reads} == {"ETIMEDOUT"}
+        assert time.monotonic() - began < 15  # 22 one after the other
 
 
 @pytest.mark.mount

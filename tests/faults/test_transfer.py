@@ -14,7 +14,7 @@ import pytest
 from support.fakes import PATIENCE, Clock, FakeDownload, FakeEntry, FakeFile, FakeSource, content, md5, until
 
 from xnatfs.cache.blocks import BLOCK
-from xnatfs.deadlines import Deadline
+from xnatfs.deadlines import AFTERMATH, Deadline
 from xnatfs.errors import (
     AccessDenied,
     BadHandle,
@@ -426,8 +426,29 @@ def test_a_silent_server_ends_in_a_time_out_and_the_connection_is_given_up(setup
     with pytest.raises(TimedOut, match=r"a\.nii"):
         reading.result(PATIENCE)
     s.source.until(lambda: s.source.downloads[0].closed)
+    asked = len(s.source.asked)
+    for another in (reader, s.reader()):  # the kernel's second try, and whom it let read only now
+        with pytest.raises(TimedOut, match="until now"):
+            s.read(another, 0, 4096)
+    assert len(s.source.asked) == asked
     s.source.granted = None
+    s.read(reader, 10 * BLOCK, 4096)  # what nobody has waited for is asked for
+    s.clock.advance(AFTERMATH)
     s.read(reader, 0, 4096)  # the next read tries again
+
+
+def test_whoever_waited_for_bytes_that_come_slowly_turns_nobody_away(setup: Make) -> None:
+    s = setup(granted=0)
+    reading = s.later(s.read, s.reader(), 0, 2 * BLOCK, 60.0)
+    s.source.until(lambda: any(download.waiting for download in s.source.downloads))
+    s.clock.advance(1)
+    s.source.downloads[0].grant(BLOCK)
+    until(lambda: s.entry.present == {0})
+    s.clock.advance(61)
+    with pytest.raises(TimedOut):
+        reading.result(PATIENCE)
+    s.source.downloads[0].grant(None)
+    s.read(s.reader(), 0, 2 * BLOCK)
 
 
 def test_a_silent_answer_is_not_waited_for_beyond_the_deadline(setup: Make) -> None:

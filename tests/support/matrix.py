@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from support.faces import until
+from xnatfs.deadlines import AFTERMATH
 from xnatfs.demo import Archive, Rule
 from xnatfs.demo.content import Pattern
 
@@ -277,6 +278,8 @@ class Runner:
         A call that joins a request that was under way while the fault was there shares its fate, hence a second one.
         """
         after = outcome_of(call[cell.operation])
+        if after == TIMED:  # so does one that comes right after a time-out
+            threading.Event().wait(AFTERMATH)
         if after != OK:
             after = outcome_of(call[cell.operation])
         end = time.monotonic() + SLACK

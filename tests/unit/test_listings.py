@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from xnatfs.cache.listings import Key, Listings, weigh
-from xnatfs.deadlines import Deadline
+from xnatfs.deadlines import AFTERMATH, Deadline
 from xnatfs.errors import NotFound, TimedOut, Unreachable
 from xnatfs.stats import Stats
 
@@ -72,6 +72,7 @@ def counting(values):
 
 
 KEY = Key("scans", "P", "E")
+OTHER = Key("scans", "P", "F")
 
 
 def test_an_answer_is_kept_for_its_time_to_live_counted_from_its_end(clock):
@@ -139,6 +140,49 @@ def test_a_caller_waits_no_longer_than_his_deadline_and_the_answer_serves_the_ne
     later.run()
     assert listings.get(KEY, load, Deadline(0, clock)).value == ("late",)
     assert len(calls) == 1
+
+
+def test_who_comes_right_after_somebody_waited_in_vain_hears_the_same_at_once(clock):
+    later = Later()
+    listings = cache(clock, later)
+    load, calls = counting([("late",)])
+    with pytest.raises(TimedOut):
+        listings.get(KEY, load, Deadline(0, clock))
+    with pytest.raises(TimedOut, match="until now"):
+        listings.get(KEY, load, Deadline(3600, clock))
+    pending = listings.request(OTHER, lambda _: ("other",))
+    clock.now += AFTERMATH
+    again = listings.request(KEY, load)
+    later.run()
+    assert again.wait(Deadline(3600, clock)).value == ("late",)
+    assert pending.wait(Deadline(3600, clock)).value == ("other",)
+    assert len(calls) == 1
+
+
+def test_somebody_in_a_hurry_does_not_turn_others_away(clock):
+    later = Later()
+    listings = cache(clock, later)
+    load, _ = counting([("soon",)])
+    deadline = Deadline(20, clock)
+    clock.now += 20  # spent on something else
+    with pytest.raises(TimedOut):
+        listings.get(KEY, load, deadline)
+    pending = listings.request(KEY, load)
+    later.run()
+    assert pending.wait(Deadline(3600, clock)).value == ("soon",)
+
+
+def test_a_load_that_times_out_itself_turns_others_away_for_a_moment(clock):
+    listings = cache(clock)
+
+    def silent(_deadline):
+        raise TimedOut("silent")
+
+    for match in ("silent", "until now"):
+        with pytest.raises(TimedOut, match=match):
+            listings.get(KEY, silent, Deadline(20, clock))
+    listings.forget(lambda _key: True)
+    assert listings.get(KEY, lambda _: ("refreshed",), Deadline(20, clock)).value == ("refreshed",)
 
 
 def test_what_was_asked_before_a_refresh_does_not_serve_anybody_after_it(clock):

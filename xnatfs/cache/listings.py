@@ -18,7 +18,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import cachetools
 
-from xnatfs.deadlines import Clock, Deadline
+from xnatfs.deadlines import AFTERMATH, Clock, Deadline
 from xnatfs.errors import NotFound, TimedOut, Unreachable
 from xnatfs.stats import Stats
 
@@ -82,20 +82,28 @@ def weigh(value: object) -> int:
 class _Flight:
     """A load under way."""
 
-    __slots__ = ("future", "key")
+    __slots__ = ("began", "future", "key")
 
-    def __init__(self, key: Key) -> None:
+    def __init__(self, key: Key, began: float) -> None:
         self.key = key
+        self.began = began
         self.future: Future[Listing[Any]] = Future()
 
 
 class Pending(Generic[T]):
     """A listing that is there already or on its way; asking for several before waiting fetches them side by side."""
 
-    def __init__(self, key: Key, listing: Listing[T] | None, future: Future[Listing[T]] | None) -> None:
+    def __init__(
+        self,
+        key: Key,
+        listing: Listing[T] | None,
+        future: Future[Listing[T]] | None,
+        in_vain: Callable[[Deadline], None] = lambda _deadline: None,
+    ) -> None:
         self._key = key
         self._listing = listing
         self._future = future
+        self._in_vain = in_vain
 
     def wait(self, deadline: Deadline) -> Listing[T]:
         """The listing. Raises `TimedOut`, or whatever the loader raised."""
@@ -106,9 +114,13 @@ class Pending(Generic[T]):
             except FutureTimeout:
                 if self._future.done():  # the loader's own TimeoutError
                     raise
-                what = self._key.uri or self._key.experiment or self._key.project
-                raise TimedOut(f"listing {self._key.kind} {what}: no answer within {deadline.seconds:g} s") from None
+                self._in_vain(deadline)
+                raise TimedOut(f"{_what(self._key)}: no answer within {deadline.seconds:g} s") from None
         return self._listing
+
+
+def _what(key: Key) -> str:
+    return f"listing {key.kind} {key.uri or key.experiment or key.project}"
 
 
 class Listings:
@@ -134,6 +146,8 @@ class Listings:
         self._max_rows = max_rows
         self._lock = threading.Lock()
         self._running: dict[Key, _Flight] = {}
+        self._late: dict[Key, float] = {}
+        """When somebody has waited in vain for a listing, a moment ago."""
         self.forgotten = 0
         """How many times `forget` was called."""
         self._kept: cachetools.TLRUCache[Key, Listing[Any]] = cachetools.TLRUCache(
@@ -155,17 +169,36 @@ class Listings:
             if listing is not None:
                 self._stats.add("listings.hits")
                 return Pending(key, listing, None)
+            now = self._clock()
+            if now < self._late.get(key, float("-inf")) + AFTERMATH:
+                late: Future[Listing[T]] = Future()
+                late.set_exception(TimedOut(f"{_what(key)}: no answer to somebody who has waited for it until now"))
+                return Pending(key, None, late)
             flight = self._running.get(key)
             if flight is not None:
-                return Pending(key, None, flight.future)
-            flight = self._running[key] = _Flight(key)
+                return self._pending(flight)
+            flight = self._running[key] = _Flight(key, now)
         self._stats.add("listings.loads")
         try:
             self._submit(self._fly, flight, load)
         except BaseException as error:  # no worker takes it, as after close: those who wait must hear of it
             self._land(flight, None)
             flight.future.set_exception(error)
-        return Pending(key, None, flight.future)
+        return self._pending(flight)
+
+    def _pending(self, flight: _Flight) -> Pending[Any]:
+        def in_vain(deadline: Deadline) -> None:
+            if self._clock() - flight.began >= deadline.seconds:  # it has had all the time of a call
+                self._note_late(flight)
+
+        return Pending(flight.key, None, flight.future, in_vain)
+
+    def _note_late(self, flight: _Flight) -> None:
+        with self._lock:
+            now = self._clock()
+            if self._running.get(flight.key) is flight:
+                self._late = {key: when for key, when in self._late.items() if now < when + AFTERMATH}
+                self._late[flight.key] = now
 
     def get(self, key: Key, load: Load[T], deadline: Deadline) -> Listing[T]:
         """The listing, loaded if need be. Raises `TimedOut`, or whatever the loader raised."""
@@ -188,6 +221,7 @@ class Listings:
         """Drop answers; loads under way will serve those who wait for them and nobody later."""
         with self._lock:
             self.forgotten += 1
+            self._late.clear()
             for key in [key for key in self._kept if which(key)]:
                 del self._kept[key]
             for key in [key for key in self._running if which(key)]:
@@ -216,6 +250,8 @@ class Listings:
         try:
             listing = self._load(load)
         except BaseException as error:
+            if isinstance(error, TimedOut):
+                self._note_late(flight)
             self._land(flight, None)
             with suppress(InvalidStateError):  # closed meanwhile
                 flight.future.set_exception(error)

@@ -13,7 +13,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from xnatfs.cache.blocks import BLOCK, block_of, block_range
-from xnatfs.deadlines import Deadline
+from xnatfs.deadlines import AFTERMATH, Deadline
 from xnatfs.errors import BadHandle, CacheFault, ContentChanged, TimedOut, Unreachable, XnatfsError
 from xnatfs.transfer.context import Abort, Context, again
 from xnatfs.transfer.policy import eager
@@ -118,6 +118,8 @@ class Feed:
         self._mixed = False
         """Two versions were seen: nothing more is fetched until the streams of the old one are gone and forgotten."""
         self._left_at = 0.0
+        self._in_vain = (-1, float("-inf"))
+        """The block that a reader has waited for all his time, and when he gave up."""
 
     # -- coming and going (no lock held) --------------------------------------------------------------------------
 
@@ -276,16 +278,19 @@ class Feed:
                     reader.series.look(reader.file.path, eager=reader.eager)
                 absent = entry.missing(first, last)
                 with context.lock:
+                    block = absent[0][0] if absent else first
                     if waiter is None:
+                        self._raise_if_late(block)
                         waiter = Waiter(end, deadline, context.clock())
                         self.waiters.add(waiter)
                     self._raise_if_hopeless(reader, waiter)
                     if version == self.version:
-                        seconds = self._provide(reader, waiter, absent[0][0] if absent else first)
+                        seconds = self._provide(reader, waiter, block)
                         if version == self.version:
                             self.condition.wait(min(seconds, deadline.remaining()))
         except TimedOut:
-            self._give_up(waiter)
+            if waiter is not None:
+                self._give_up(waiter, block)
             raise
         finally:
             if waiter is not None:
@@ -293,6 +298,12 @@ class Feed:
                     self.waiters.discard(waiter)
         reader.served = True
         self._run_ahead(reader)
+
+    def _raise_if_late(self, block: int) -> None:
+        """The kernel reads a page once more when that failed, and for one reader after the other. Lock held."""
+        given_up, when = self._in_vain
+        if block == given_up and self.context.clock() < when + AFTERMATH:
+            raise TimedOut(f"{self.file.path}: nothing came for somebody who has waited for it until now")
 
     def _raise_if_hopeless(self, reader: Reader, waiter: Waiter) -> None:
         if waiter.error is not None:
@@ -403,14 +414,14 @@ class Feed:
                 stream.allow(limit, urgent=False)
             reader.stream = stream
 
-    def _give_up(self, waiter: Waiter | None) -> None:
+    def _give_up(self, waiter: Waiter, block: int) -> None:
         """A reader's time is up. A stream that brought nothing all the while is dead, unless others wait for it."""
-        if waiter is None:
-            return
         close: Abort = lambda: None  # noqa: E731
         with self.context.lock:
             self.waiters.discard(waiter)
             stream = waiter.stream
-            if stream is not None and stream.progressed <= waiter.since and not self.waited_for(stream):
-                close = stream.abort()
+            if stream is None or stream.progressed <= waiter.since:
+                self._in_vain = block, self.context.clock()
+                if stream is not None and not self.waited_for(stream):
+                    close = stream.abort()
         close()
