@@ -12,7 +12,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -23,8 +22,9 @@ from urllib.parse import urlsplit
 
 from xnatfs import causes, credentials, fuse_mount, logs, status
 from xnatfs.cache.kept import KeptListings
+from xnatfs.cache.loaders import Loaders
 from xnatfs.cache.store import Limits, Store
-from xnatfs.connect import LISTING_THREADS, client_for
+from xnatfs.connect import client_for
 from xnatfs.credentials import Credentials
 from xnatfs.deadlines import Deadline
 from xnatfs.errors import IsADirectory, NotADirectory, NotFound
@@ -111,8 +111,8 @@ class App:
             self._watch.source(archive), workers=settings.parallel.value, stats=self.stats, tuning=self._tuning
         )
         ends.callback(pool.close)
-        loaders = ThreadPoolExecutor(LISTING_THREADS, "listing")
-        ends.callback(loaders.shutdown, wait=False, cancel_futures=True)
+        loaders = Loaders()
+        ends.callback(loaders.close)
         self.vfs = Vfs(
             archive,
             store,
