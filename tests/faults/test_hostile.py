@@ -13,6 +13,7 @@ import textwrap
 import threading
 import tracemalloc
 import zipfile
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,10 +26,14 @@ from xnatfs.demo import Archive, DemoServer, Rule
 from xnatfs.demo.odd import hostile_archive
 from xnatfs.errors import ContentChanged, NotFound, ServerFault, Unreachable, XnatfsError
 from xnatfs.vfs import Timing
+from xnatfs.xnat import archive as archive_module
+from xnatfs.xnat import client as client_module
+from xnatfs.xnat import tables
 from xnatfs.xnat.archive import Archive as RestArchive
 from xnatfs.xnat.client import Client
 from xnatfs.xnat.download import Expected
 from xnatfs.xnat.records import FileRecord, Resource
+from xnatfs.xnat.tables import MalformedError, TableReader
 
 
 def _walk(top):
@@ -169,6 +174,65 @@ def test_a_listing_without_end_is_cut_at_the_limit():
     with pytest.raises(ServerFault, match="larger than"):
         _rows_of(endless, max_listing=5_000_000)
     stop.set()
+
+
+class Enough(Exception):
+    """More was taken than there should be."""
+
+
+def _tiny_rows(row, size, most):
+    """A table that begins like one and goes on with as many rows as are taken, at most ``most`` bytes of them."""
+    yield b'{"ResultSet":{"Result":['
+    piece = row * (size // len(row))
+    for _ in range(most // size):
+        yield piece
+    raise Enough
+
+
+@pytest.mark.parametrize("row", [b"{},", b'{"ID":"x"},'])
+def test_a_table_of_tiny_rows_without_end_is_given_up_by_their_number(monkeypatch, row):
+    monkeypatch.setattr(tables, "MOST_ROWS", 200_000)
+    reader = TableReader(_tiny_rows(row, 60_000, 5_000_000))
+    with pytest.raises(MalformedError, match="more than 200000 rows"):
+        deque(reader, maxlen=0)
+
+
+def test_tiny_rows_cost_no_more_than_their_number():
+    """Looking at the whole buffer for each of them takes minutes."""
+    reader = TableReader(iter([b'{"ResultSet":{"Result":[' + b"{}," * 400_000 + b"{}]}}"]))
+    assert sum(1 for _ in reader) == 400_001
+
+
+def test_only_listings_of_files_may_be_as_large_as_they_can_be(monkeypatch):
+    monkeypatch.setattr(client_module, "MAX_TABLE", 10_000)
+    body = table([{"ID": "x" * 100}] * 200, title="Files")
+    with _server(body) as server:
+        client = Client(server.url, Someone(), sleep=lambda _: None)
+        with pytest.raises(ServerFault, match="larger than 10000"):
+            client.get_rows("/data/projects", deadline=Deadline(10))
+        assert len(client.table("/data/x/files", list, deadline=Deadline(10), of_files=True) or ()) == 200
+        client.close()
+
+
+def test_meta_values_without_end_are_not_kept():
+    reader = TableReader(iter([b'{"ResultSet":{"Result":[],', *(b'"m%d":"x",' % n for n in range(1000)), b'"z":1}}']))
+    assert list(reader) == []
+    assert len(reader.meta) == tables.MOST_META
+
+
+def test_a_document_that_swells_when_it_is_indented_is_a_server_fault(monkeypatch):
+    monkeypatch.setattr(archive_module, "MAX_ITEM", 2_000_000)
+    body = "[" * 900 + ",".join("0" * 30_000) + "]" * 900
+    tracemalloc.start()
+    try:
+        with _server(body) as server:
+            archive = RestArchive(Client(server.url, Someone(), sleep=lambda _: None))
+            with pytest.raises(ServerFault, match="larger than"):
+                archive.item("/experiments/E", deadline=Deadline(30))
+            archive.close()
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_page_without_end_in_the_place_of_a_session_is_not_read_to_its_end():

@@ -121,6 +121,7 @@ class Bulk:
             params={"all": "true"},
             deadline=deadline,
             expect_title="Files",
+            of_files=True,
         )
         sessions: dict[str, dict[str, Sequence[FileRecord]]] = {}
         for number, listed in (found or {}).items():
