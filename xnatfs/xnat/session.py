@@ -305,6 +305,8 @@ class Transport:
         self.read_timeout = read_timeout
         self._verify = verify
         self._proxies = {"http": proxy, "https": proxy} if proxy else {}
+        if server.local and not proxy:  # HTTP_PROXY is for what is elsewhere, and would be shown the password
+            self._proxies["no_proxy"] = server.hostname
         self._connect_timeout = connect_timeout
         self._connections = connections
         self._agent = user_agent
