@@ -119,7 +119,15 @@ ALLOWED: dict[str, set[str]] = {
     "status": {"__init__", "logs", "settings", "stats", "cache.store", "transfer.pool", "xnat.client"},
     "mounted": {"daemon", "errors", "fuse_mount", "status"},
     "loglevel": {"daemon", "errors", "logs"},
-    "connect": {"credentials", "deadlines", "settings", "stats", "xnat.client"},
+    "connect": {
+        "cache.loaders",
+        "credentials",
+        "deadlines",
+        "settings",
+        "stats",
+        "transfer.workers",
+        "xnat.client",
+    },
     "doctor": {
         "__init__",
         "cache.disk",

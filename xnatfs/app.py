@@ -7,13 +7,11 @@ cache closed, session on the server ended. Nothing here decides what a path mean
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,8 +21,9 @@ from urllib.parse import urlsplit
 
 from xnatfs import causes, credentials, fuse_mount, logs, status
 from xnatfs.cache.kept import KeptListings
+from xnatfs.cache.loaders import Loaders
 from xnatfs.cache.store import Limits, Store
-from xnatfs.connect import LISTING_THREADS, client_for
+from xnatfs.connect import client_for
 from xnatfs.credentials import Credentials
 from xnatfs.deadlines import Deadline
 from xnatfs.errors import IsADirectory, NotADirectory, NotFound
@@ -36,6 +35,7 @@ from xnatfs.tree.nodes import Attributes, DirNode, FileNode, Node
 from xnatfs.vfs import Timing, Vfs
 from xnatfs.xnat.archive import Archive
 from xnatfs.xnat.client import Client
+from xnatfs.xnat.urls import parse_server
 
 log = logging.getLogger(__name__)
 
@@ -111,8 +111,8 @@ class App:
             self._watch.source(archive), workers=settings.parallel.value, stats=self.stats, tuning=self._tuning
         )
         ends.callback(pool.close)
-        loaders = ThreadPoolExecutor(LISTING_THREADS, "listing")
-        ends.callback(loaders.shutdown, wait=False, cancel_futures=True)
+        loaders = Loaders()
+        ends.callback(loaders.close)
         self.vfs = Vfs(
             archive,
             store,
@@ -270,20 +270,14 @@ def warnings(settings: Settings, login: Credentials | None) -> list[str]:
         found.append(
             f"the certificate of {server} is not checked ({settings.verify.origin}); anyone in between can read along"
         )
-    if login is not None and server.startswith("http://") and not (settings.offline.value or _is_local(server)):
+    on_the_way = settings.proxy.value is not None or (bool(server) and not parse_server(server).local)
+    if login is not None and server.startswith("http://") and on_the_way and not settings.offline.value:
         found.append(
             f"{server} is not encrypted: the password of {login.user} can be read on the way; use https:// if it can"
         )
     if any(word.startswith("allow_") for text in settings.fuse_options.value for word in text.split(",")):
         found.append("allow_other/allow_root: other users of this machine will see what this login may see")
     return found
-
-
-def _is_local(server: str) -> bool:
-    host = urlsplit(server).hostname or ""
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
 
 
 # -- mounting --------------------------------------------------------------------------------------------------------

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from xnatfs.cache.loaders import MOST
 from xnatfs.credentials import Credentials
 from xnatfs.deadlines import Deadline
 from xnatfs.settings import Settings
 from xnatfs.stats import Stats
+from xnatfs.transfer.workers import HARD
 from xnatfs.xnat.client import Client
-
-LISTING_THREADS = 16
-"""Listings under way at a time; a session needs two side by side, and some may hang."""
 
 STALL_SECONDS = 20.0
 """A server that sends nothing for so long is asked anew."""
@@ -29,7 +28,7 @@ def client_for(settings: Settings, login: Credentials | None, stats: Stats | Non
         verify=verify if isinstance(verify, bool) else str(verify),
         proxy=proxy.reveal() if proxy else None,
         read_timeout=min(STALL_SECONDS, settings.metadata_timeout.value, settings.read_timeout.value),
-        connections=settings.parallel.value + LISTING_THREADS,
+        connections=settings.parallel.value * HARD + MOST,
         stats=stats,
     )
 

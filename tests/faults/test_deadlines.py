@@ -14,6 +14,7 @@ from support.faces import mounted, until
 from support.rawserver import FakeXnat, HandClock, Hidden, RawServer, Someone, chunked, reply, table
 from support.studies import ONE_FILE, one_file, one_session
 
+from xnatfs.cache.loaders import LIMIT
 from xnatfs.deadlines import Deadline
 from xnatfs.demo import Archive, DemoServer, Rule
 from xnatfs.errors import TimedOut, Unreachable
@@ -276,6 +277,53 @@ def test_what_needs_no_network_does_not_wait_for_it(tmp_path):
         assert _code(os.stat, face.path("/P/S/E/1/R/nothing-so-called")) == "ENOENT"
         os.close(held)
         assert server.requests == []
+
+
+def _sessions_of_their_own(count):
+    """Projects of one session each, so that no walk brings the listings of one with those of another."""
+    archive = Archive()
+    ids = []
+    for number in range(count):
+        session = archive.add_session(archive.add_subject(archive.add_project(f"P{number:02d}"), "S"), "E")
+        archive.add_file(archive.add_resource(archive.add_scan(session, "1", type="T1"), "R"), "a.bin", b"a")
+        ids.append(session.id)
+    return archive, ids
+
+
+@pytest.mark.mount
+def test_listings_that_never_come_hold_up_no_other(tmp_path):
+    """More of them than are asked for at a time; what is listed meanwhile comes, and who waits goes on waiting."""
+    stalled = 12  # each needs two listings
+    archive, ids = _sessions_of_their_own(stalled + 2)
+    with DemoServer(archive) as server, mounted(server.url, tmp_path / "mnt", tmp_path) as face:
+        silent = "|".join(ids[:stalled])
+        server.faults.add(Rule("no_answer", path=f"/experiments/({silent})(/|$)", count=None))
+        stuck = [
+            threading.Thread(target=_code, args=(face.listdir, f"/P{number:02d}/S/E")) for number in range(stalled)
+        ]
+        for thread in stuck:
+            thread.start()
+        until(lambda: server.faults.waiting >= LIMIT)
+        for number in (stalled, stalled + 1):
+            assert face.listdir(f"/P{number:02d}/S/E") == ["1", "assessors", "resources"]
+            assert face.read(f"/P{number:02d}/S/E/1/R/a.bin") == b"a"
+        assert all(thread.is_alive() for thread in stuck)
+        server.faults.clear()
+        for thread in stuck:
+            thread.join(60)
+
+
+@pytest.mark.mount
+def test_a_mount_ends_without_waiting_for_a_listing_that_never_comes(tmp_path):
+    archive, _ = one_file(1000)
+    with DemoServer(archive) as server, mounted(server.url, tmp_path / "mnt", tmp_path) as face:
+        server.faults.add(Rule("no_answer", path="/experiments", count=None))
+        stuck = threading.Thread(target=_code, args=(face.listdir, "/P/S/E"))
+        stuck.start()
+        until(lambda: server.faults.waiting)
+        face.process.terminate()
+        face.process.wait(12)  # the server would be waited for for 40 s
+        stuck.join(30)
 
 
 @pytest.mark.mount

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import io
 import os
 import resource
@@ -10,7 +11,10 @@ import subprocess
 import sys
 import textwrap
 import threading
+import tracemalloc
 import zipfile
+from collections import deque
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,11 +24,16 @@ from support.rawserver import FakeXnat, RawServer, Someone, chunked, reply, tabl
 from xnatfs.deadlines import Deadline
 from xnatfs.demo import Archive, DemoServer, Rule
 from xnatfs.demo.odd import hostile_archive
-from xnatfs.errors import ContentChanged, NotFound, ServerFault, XnatfsError
+from xnatfs.errors import ContentChanged, NotFound, ServerFault, Unreachable, XnatfsError
 from xnatfs.vfs import Timing
+from xnatfs.xnat import archive as archive_module
+from xnatfs.xnat import client as client_module
+from xnatfs.xnat import tables
 from xnatfs.xnat.archive import Archive as RestArchive
 from xnatfs.xnat.client import Client
+from xnatfs.xnat.download import Expected
 from xnatfs.xnat.records import FileRecord, Resource
+from xnatfs.xnat.tables import MalformedError, TableReader
 
 
 def _walk(top):
@@ -167,6 +176,65 @@ def test_a_listing_without_end_is_cut_at_the_limit():
     stop.set()
 
 
+class Enough(Exception):
+    """More was taken than there should be."""
+
+
+def _tiny_rows(row, size, most):
+    """A table that begins like one and goes on with as many rows as are taken, at most ``most`` bytes of them."""
+    yield b'{"ResultSet":{"Result":['
+    piece = row * (size // len(row))
+    for _ in range(most // size):
+        yield piece
+    raise Enough
+
+
+@pytest.mark.parametrize("row", [b"{},", b'{"ID":"x"},'])
+def test_a_table_of_tiny_rows_without_end_is_given_up_by_their_number(monkeypatch, row):
+    monkeypatch.setattr(tables, "MOST_ROWS", 200_000)
+    reader = TableReader(_tiny_rows(row, 60_000, 5_000_000))
+    with pytest.raises(MalformedError, match="more than 200000 rows"):
+        deque(reader, maxlen=0)
+
+
+def test_tiny_rows_cost_no_more_than_their_number():
+    """Looking at the whole buffer for each of them takes minutes."""
+    reader = TableReader(iter([b'{"ResultSet":{"Result":[' + b"{}," * 400_000 + b"{}]}}"]))
+    assert sum(1 for _ in reader) == 400_001
+
+
+def test_only_listings_of_files_may_be_as_large_as_they_can_be(monkeypatch):
+    monkeypatch.setattr(client_module, "MAX_TABLE", 10_000)
+    body = table([{"ID": "x" * 100}] * 200, title="Files")
+    with _server(body) as server:
+        client = Client(server.url, Someone(), sleep=lambda _: None)
+        with pytest.raises(ServerFault, match="larger than 10000"):
+            client.get_rows("/data/projects", deadline=Deadline(10))
+        assert len(client.table("/data/x/files", list, deadline=Deadline(10), of_files=True) or ()) == 200
+        client.close()
+
+
+def test_meta_values_without_end_are_not_kept():
+    reader = TableReader(iter([b'{"ResultSet":{"Result":[],', *(b'"m%d":"x",' % n for n in range(1000)), b'"z":1}}']))
+    assert list(reader) == []
+    assert len(reader.meta) == tables.MOST_META
+
+
+def test_a_document_that_swells_when_it_is_indented_is_a_server_fault(monkeypatch):
+    monkeypatch.setattr(archive_module, "MAX_ITEM", 2_000_000)
+    body = "[" * 900 + ",".join("0" * 30_000) + "]" * 900
+    tracemalloc.start()
+    try:
+        with _server(body) as server:
+            archive = RestArchive(Client(server.url, Someone(), sleep=lambda _: None))
+            with pytest.raises(ServerFault, match="larger than"):
+                archive.item("/experiments/E", deadline=Deadline(30))
+            archive.close()
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_page_without_end_in_the_place_of_a_session_is_not_read_to_its_end():
     def endless(_request):
         yield b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -204,6 +272,79 @@ def test_what_is_no_http_is_an_error_and_nothing_else(head):
         with pytest.raises(XnatfsError):
             client.get_rows("/data/projects", deadline=Deadline(10))
         client.close()
+
+
+HUGE = "9" * 5000
+"""Longer than Python makes an integer of."""
+
+
+@pytest.mark.parametrize("status", [200, 206, 403, 503])
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [
+        ("Content-Length", HUGE),
+        ("Content-Length", "+5"),
+        ("Content-Length", "5, 5"),
+        ("Content-Length", "5\r\nContent-Length: 6"),
+        ("Content-Range", "bytes 0-0/*"),
+        ("Content-Range", f"bytes {HUGE}-{HUGE}/{HUGE}"),
+        ("Content-Range", f"bytes 2-4/{HUGE}"),
+        ("Retry-After", HUGE),
+        ("Retry-After", "Fri, 31 Dec 99999999999 23:59:59 GMT"),
+        ("Last-Modified", "Fri, 31 Dec 2000 23:59:59 +99999999999999"),
+        ("Set-Cookie", f"SESSION_EXPIRATION_TIME=1,{HUGE}"),
+        ("Set-Cookie", f"a=b; Max-Age={HUGE}"),
+        ("Location", "http://[::1/"),
+    ],
+)
+def test_headers_that_are_none_end_in_an_error_of_ours_or_none(status, header, value):
+    """And the connection is neither kept nor left open."""
+
+    def script(_request):
+        return reply(status, b"cde", kind="application/octet-stream", headers={header: value})
+
+    with _server(script) as server:
+        client = Client(server.url, Someone(), sleep=lambda _: None)
+        for expected in (Expected("a.bin", 2, 5, 10), Expected("a.bin", 0, 3, 3)):
+            try:
+                download = client.download("/data/x", expected, deadline=Deadline(10))
+            except XnatfsError:
+                continue
+            with suppress(XnatfsError):
+                _drain(download, bytearray(100))
+            download.close()
+        with suppress(XnatfsError):
+            client.head("/data/x", deadline=Deadline(10), name="a.bin")
+        client.close()
+
+
+def test_a_redirect_is_not_read_to_its_end_to_find_out_where_it_leads():
+    """Nor is its body decoded, which may swell."""
+    bomb = gzip.compress(bytes(20_000_000))
+    headers = {"Location": "/elsewhere", "Content-Encoding": "gzip"}
+    tracemalloc.start()
+    try:
+        with _server(lambda _request: reply(302, bomb, headers=headers, length=len(bomb) + 70_000)) as server:
+            client = Client(server.url, Someone(), sleep=lambda _: None)
+            with pytest.raises(Unreachable, match="redirects"):
+                client.get_rows("/data/projects", deadline=Deadline(10))
+            client.close()
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_cookies_without_number_or_end_are_neither_kept_nor_sent_back():
+    def script(request):
+        short, long = f"s{request.number}=v; Path=/", f"l{request.number}={HUGE}; Path=/"
+        return reply(200, table([]), headers={"Set-Cookie": short, "X-Next": f"none\r\nSet-Cookie: {long}"})
+
+    with _server(script) as server:
+        client = Client(server.url, Someone(), sleep=lambda _: None)
+        for _ in range(30):
+            client.get_rows("/data/projects", deadline=Deadline(10))
+        client.close()
+        assert 100 < max(len(request.headers.get("cookie", "")) for request in server.requests) < 250
 
 
 def _zip(members):

@@ -12,18 +12,19 @@ import re
 import stat
 import subprocess
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from support.faces import direct, mounted, until
-from support.rawserver import FakeXnat, Hidden, RawServer, Someone, reply
+from support.rawserver import CERTIFICATE, FakeXnat, Hidden, RawServer, Someone, reply
 from support.studies import ONE_FILE, one_file
 
 from xnatfs import app, credentials, logs
 from xnatfs import settings as all_settings
 from xnatfs.deadlines import Deadline
 from xnatfs.demo import Archive, DemoServer, Rule
-from xnatfs.errors import XnatfsError
+from xnatfs.errors import Unreachable, XnatfsError
 from xnatfs.vfs import Timing
 from xnatfs.xnat.client import Client
 
@@ -209,6 +210,57 @@ def test_only_the_login_carries_the_password():
         carrying = [request.path for request in server.requests if "authorization" in request.headers]
         assert carrying == ["/data/JSESSION"]
         assert not any(PASSWORD in request.target for request in server.requests)
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+def test_the_proxy_of_the_environment_is_not_shown_what_is_sent_to_this_machine(monkeypatch, name):
+    with RawServer(lambda _: reply(200, "{}")) as proxy, RawServer(FakeXnat(lambda _: reply(200, "{}"))) as server:
+        for variable in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(variable, proxy.url)
+        client = Client(server.url.replace("127.0.0.1", name), Someone(), sleep=lambda _: None)
+        assert client.login(Deadline(10)) == "ann"
+        client.close()
+        assert proxy.requests == []
+
+
+def test_the_proxy_of_the_environment_is_used_for_others_unless_it_says_not_to(monkeypatch):
+    with RawServer(lambda _: reply(200, '{"ResultSet": {"Result": []}}')) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.setenv("NO_PROXY", "xnat.invalid")
+        for server, asked in (("http://other.invalid", 1), ("http://xnat.invalid", 1)):
+            client = Client(server, None, sleep=lambda _: None)
+            with suppress(Unreachable):
+                client.get_rows("/data/projects", deadline=Deadline(10))
+            client.close()
+            assert len(proxy.requests) == asked
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_the_environment_may_name_certificates_and_never_ends_their_check(monkeypatch, tmp_path, variable):
+    with RawServer(FakeXnat(lambda _: reply(200, "{}")), tls=True) as server:
+        for bundle, trusted in ((CERTIFICATE, True), ("", False), (str(tmp_path / "none.pem"), False)):
+            for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+                monkeypatch.delenv(name, raising=False)
+            monkeypatch.setenv(variable, bundle)
+            client = Client(server.url, Someone(), sleep=lambda _: None)
+            if trusted:
+                assert client.login(Deadline(10)) == "ann"
+            else:
+                with pytest.raises(Unreachable):
+                    client.login(Deadline(10))
+            client.close()
+
+
+def test_a_cookie_for_another_place_is_not_kept():
+    cookies = ["a=1; Domain=.example.org; Path=/", "b=1; Domain=other.invalid; Path=/", "c=1; Path=/"]
+    head = "none" + "".join(f"\r\nSet-Cookie: {cookie}" for cookie in cookies)
+    with RawServer(FakeXnat(lambda _: reply(200, '{"ResultSet": {"Result": []}}', headers={"X": head}))) as server:
+        client = Client(server.url, Someone(), sleep=lambda _: None)
+        for _ in range(2):
+            client.get_rows("/data/projects", deadline=Deadline(10))
+        client.close()
+        assert [one for one in server.requests[-1].headers["cookie"].split("; ") if "JSESSION" not in one] == ["c=1"]
 
 
 # --- rights that are lost ------------------------------------------------------------------------------------------

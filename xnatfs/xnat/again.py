@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 from xnatfs.deadlines import Deadline
@@ -96,13 +95,10 @@ class BusyError(Exception):
 
 def _retry_after(answer: Answer) -> float | None:
     """Seconds that the server asks to wait: a number, or a date against the server's own Date."""
-    text = answer.headers.get("Retry-After", "").strip()
-    if text.isascii() and text.isdecimal():
-        return float(text)
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - (answer.date("Date") or time.time()))
-    except (ValueError, TypeError, IndexError):
-        return None
+    seconds, until = answer.number("Retry-After"), answer.date("Retry-After")
+    if seconds is None and until is not None:
+        return max(0.0, until - (answer.date("Date") or time.time()))
+    return seconds
 
 
 def check_status(answer: Answer) -> None:

@@ -40,6 +40,8 @@ T = TypeVar("T")
 
 SLOW = 1.0
 """Seconds; see `Archive.parts`."""
+MAX_ITEM = 64 * 1024 * 1024
+"""Characters of an item's document as it is shown."""
 NO_DOCUMENT = frozenset({400, 404, 406, 500})
 """Answers after which the listings are asked, which say what it means."""
 
@@ -287,7 +289,9 @@ class Archive:
             return rows.files(found, belongs).get(resource.id, ())
 
         path = urls.data(f"{uri}/files")
-        listed = self._client.table(path, collect, deadline=deadline, none_on=POISONED, expect_title="Files")
+        listed = self._client.table(
+            path, collect, deadline=deadline, none_on=POISONED, expect_title="Files", of_files=True
+        )
         return self._catalog(uri, resource.id, deadline) if listed is None else listed
 
     def _catalog(self, uri: str, resource_id: str, deadline: Deadline) -> Sequence[FileRecord]:
@@ -310,7 +314,14 @@ class Archive:
             document = json.loads(text or b"")
         except (ValueError, RecursionError) as error:
             raise ServerFault(f"GET {urls.data(uri)}: no JSON document") from error
-        return json.dumps(document, indent=2, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+        pieces: list[str] = []
+        size = 0
+        for piece in json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(document):
+            size += len(piece)
+            if size > MAX_ITEM:  # what is deeply nested grows with each line's indentation
+                raise ServerFault(f"GET {urls.data(uri)}: the document is larger than {MAX_ITEM} bytes when indented")
+            pieces.append(piece)
+        return "".join(pieces).encode("utf-8", "surrogatepass") + b"\n"
 
     # --- bytes -------------------------------------------------------------------------------------------------------
 
@@ -389,7 +400,9 @@ class Archive:
         *,
         title: str | None = None,
     ) -> T:
-        found = self._client.table(urls.data(path), collect, params=params, deadline=deadline, expect_title=title)
+        found = self._client.table(
+            urls.data(path), collect, params=params, deadline=deadline, expect_title=title, of_files=title == "Files"
+        )
         assert found is not None
         return found
 

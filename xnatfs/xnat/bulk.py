@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from xnatfs.deadlines import Deadline
 from xnatfs.errors import ServerFault
-from xnatfs.xnat import rows, urls
+from xnatfs.xnat import rows, urls, values
 from xnatfs.xnat.client import BAD_QUERY, Client
 from xnatfs.xnat.filelist import FileList
 from xnatfs.xnat.records import FileRecord, Resource, Scan
@@ -121,6 +121,7 @@ class Bulk:
             params={"all": "true"},
             deadline=deadline,
             expect_title="Files",
+            of_files=True,
         )
         sessions: dict[str, dict[str, Sequence[FileRecord]]] = {}
         for number, listed in (found or {}).items():
@@ -167,7 +168,7 @@ def _outlines(table: Iterable[Row], project_id: str) -> dict[str, Outline] | Non
             number = rows.cell(row, _RESOURCE)
             if number:
                 places.setdefault(session, {})[number] = scan
-                found[number] = rows.number(rows.cell(row, f"{_SCAN}/file/file_count"))
+                found[number] = values.number(rows.cell(row, f"{_SCAN}/file/file_count"))
     return {
         session: Outline(tuple(known.values()), counts[session], places.get(session, {}))
         for session, known in scans.items()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from xml.parsers import expat
 
 from xnatfs.xnat.records import FileRecord
-from xnatfs.xnat.rows import number
+from xnatfs.xnat.values import number
 
 MAX_CATALOG = 512 * 1024 * 1024
 

@@ -47,6 +47,9 @@ BAD_QUERY = frozenset({400, 500})
 """What a server may make of a column that it does not like."""
 NONE: frozenset[int] = frozenset()
 
+MAX_TABLE = 256 * 1024**2
+"""Bytes; a hundred thousand subjects with all their columns take half of that, and ten times as much as records."""
+
 _LOGIN_MARK = b"templates/screens/Login.vm"
 _PAGE = "a page instead of data"
 
@@ -162,11 +165,13 @@ class Client:
         deadline: Deadline,
         none_on: frozenset[int] = NONE,
         expect_title: str | None = None,
+        of_files: bool = False,
     ) -> T | None:
         """The rows of a JSON table, handed to ``collect`` while they arrive.
 
         ``path`` is an encoded path (``/data/projects``). ``collect`` is called afresh for each attempt; the result is
-        its result, or None for a status in ``none_on``.
+        its result, or None for a status in ``none_on``. Only a table ``of_files``, which are kept packed, may be larger
+        than `MAX_TABLE`.
 
         Raises:
             NotFound, AccessDenied, LoginFailed, TimedOut, Unreachable, ServerFault
@@ -175,7 +180,7 @@ class Client:
 
         def read(answer: Answer) -> T:
             with translated(answer.what, answer.host):
-                reader = TableReader(answer.chunks(self.max_listing))
+                reader = TableReader(answer.chunks(self.max_listing if of_files else min(MAX_TABLE, self.max_listing)))
                 result = collect(iter(reader))
                 title = reader.meta.get("title")
                 if expect_title is not None and title is not None and title != expect_title:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from xnatfs.errors import BadHandle, ContentChanged, ServerFault, Unreachable
 from xnatfs.xnat.session import CHUNK, Answer
+from xnatfs.xnat.values import number
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
@@ -146,7 +147,9 @@ def _check_range(
     found = _CONTENT_RANGE.fullmatch(text.strip())
     if asked is None or found is None:
         raise ServerFault(f"{where}: a part ({text!r:.60}) that was not asked for")
-    first, last, total = (int(group) for group in found.groups())
+    first, last, total = (number(group) for group in found.groups())
+    if first is None or last is None or total is None:
+        raise ServerFault(f"{where}: a part ({text!r:.60}) of a file that cannot be so large")
     if expected.size is not None and total != expected.size:
         raise ContentChanged(f"{where}: {total} bytes where the listing has {expected.size}")
     if (first, last + 1) != asked or (length is not None and length != asked[1] - asked[0]):

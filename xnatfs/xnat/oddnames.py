@@ -90,7 +90,7 @@ class OddNames:
                     found = number
             return found
 
-        number = self._client.table(urls.data(file.base.rstrip("/")), find, deadline=deadline)
+        number = self._client.table(urls.data(file.base.rstrip("/")), find, deadline=deadline, of_files=True)
         if number is None or number < 0:
             raise NotFound(f"{quote(file.path)}: not in its resource any more")
         return number

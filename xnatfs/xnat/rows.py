@@ -26,6 +26,7 @@ from xnatfs.xnat.records import (
 )
 from xnatfs.xnat.tables import Row
 from xnatfs.xnat.urls import segment, split_file_uri
+from xnatfs.xnat.values import number
 
 log = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -36,8 +37,6 @@ DEMOGRAPHICS = (
 )  # fmt: skip
 """XNAT's shortcut names of subject columns (contract 3.3)."""
 
-LARGEST = 1 << 63
-"""No size and no count is as large."""
 RUN = 1000
 """Rows of files that are taken together at most."""
 
@@ -68,14 +67,6 @@ def needed(row: Row, *names: str) -> str:
     if not text:
         raise BadRowError(f"no {names[0]}")
     return text
-
-
-def number(text: str) -> int | None:
-    """A decimal number, None for anything else (``""`` where XNAT has not computed it)."""
-    text = text.strip()
-    if not text.isascii() or not text.isdecimal() or len(text) > 40:
-        return None
-    return value if (value := int(text)) < LARGEST else None
 
 
 def seconds(text: str) -> float:

@@ -13,7 +13,6 @@ import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from email.utils import parsedate_to_datetime
 from http.cookiejar import Cookie, DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
@@ -30,12 +29,15 @@ from xnatfs.stats import Stats
 from xnatfs.xnat.breaker import AtRestError, Breaker
 from xnatfs.xnat.tables import IncompleteError, MalformedError, MisroutedError
 from xnatfs.xnat.urls import Server
+from xnatfs.xnat.values import http_date, number
 from xnatfs.xnat.wire import CHUNK, PacedResponse, Wire, current
 
 PATIENCE = 1.0
 """Seconds for a connection or an answer from which on having got none says something about the server."""
 PROBE_SECONDS = 3.0
 """What a look whether the server is back may take."""
+LONGEST_COOKIE, MOST_COOKIES = 4096, 20
+"""Characters, and names: of cookies beyond these a server gets nothing back, for each request would grow with them."""
 _SESSION_COOKIES = ("JSESSIONID", "SESSION_EXPIRATION_TIME")
 
 
@@ -69,16 +71,33 @@ class _Adapter(HTTPAdapter):
 
 
 class _CookiePolicy(DefaultCookiePolicy):
-    """Keeps a load balancer's cookies; the session's own cookie is the login's business, unless a guest has one."""
+    """Keeps a load balancer's cookies, within bounds; the session's own cookie is the login's business, unless a guest
+    has one.
+    """
 
     def __init__(self, keep_session: bool) -> None:
         super().__init__()
         self._keep_session = keep_session
+        self._names: set[str] = set()
 
     def set_ok(self, cookie: Cookie, request: CookieRequest) -> bool:
         if cookie.name in _SESSION_COOKIES and not (self._keep_session and cookie.name == "JSESSIONID"):
             return False
-        return super().set_ok(cookie, request)
+        if len(cookie.name) + len(cookie.value or "") > LONGEST_COOKIE:
+            return False
+        if cookie.name not in self._names and len(self._names) >= MOST_COOKIES:
+            return False
+        if not super().set_ok(cookie, request):
+            return False
+        self._names.add(cookie.name)
+        return True
+
+
+class _Session(requests.Session):
+    """A session that does not even look where a redirect leads: requests would read all of its body to find out."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002
+        return None
 
 
 def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -195,8 +214,8 @@ class Answer:
         """Seconds that the session may be idle, from SESSION_EXPIRATION_TIME ("<now ms>,<limit ms>", contract 1.3)."""
         for line in self._raw.headers.getlist("Set-Cookie"):
             if line.startswith("SESSION_EXPIRATION_TIME="):
-                limit = str(line).split("=", 1)[1].split(";", 1)[0].strip('" ').rpartition(",")[2]
-                return int(limit) / 1000 if limit.isdecimal() else None
+                limit = number(str(line).split("=", 1)[1].split(";", 1)[0].strip('" ').rpartition(",")[2])
+                return None if limit is None else limit / 1000
         return None
 
     @property
@@ -204,15 +223,11 @@ class Answer:
         return self.headers.get("Content-Type", "").lower().startswith(("text/html", "application/xhtml"))
 
     def number(self, header: str) -> int | None:
-        text = self.headers.get(header, "").strip()
-        return int(text) if text.isascii() and text.isdecimal() else None
+        return number(self.headers.get(header, ""))
 
     def date(self, header: str) -> float | None:
-        """Seconds since the epoch; None for absent and for what is no HTTP date, which real sites do send."""
-        try:
-            return parsedate_to_datetime(self.headers[header]).timestamp()
-        except (KeyError, ValueError, TypeError, IndexError):
-            return None
+        """Seconds since the epoch; None for absent and for what is no HTTP date."""
+        return http_date(self.headers.get(header, ""))
 
     def read(self, size: int = CHUNK) -> bytes:
         """Up to ``size`` bytes, as soon as there are any; b"" at the end. Raises our errors only."""
@@ -290,6 +305,8 @@ class Transport:
         self.read_timeout = read_timeout
         self._verify = verify
         self._proxies = {"http": proxy, "https": proxy} if proxy else {}
+        if server.local and not proxy:  # HTTP_PROXY is for what is elsewhere, and would be shown the password
+            self._proxies["no_proxy"] = server.hostname
         self._connect_timeout = connect_timeout
         self._connections = connections
         self._agent = user_agent
@@ -315,7 +332,7 @@ class Transport:
                 if self._verify is False:
                     # whoever asked for it says so once, instead of this library at each request
                     urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-                session = requests.Session()
+                session = _Session()
                 session.headers.clear()
                 session.headers.update({"User-Agent": self._agent, "Accept": "*/*", "Accept-Encoding": "identity"})
                 session.auth = _no_netrc

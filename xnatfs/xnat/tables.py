@@ -19,6 +19,11 @@ Row = dict[str, Any]
 MAX_VALUE = 1024 * 1024
 """No row and no meta value of a table is larger, in characters; a larger one is no table of XNAT's."""
 
+MOST_ROWS = 5_000_000
+"""More than twice as many as the largest listing that this is made for."""
+MOST_META = 100
+"""Meta values that are kept; those of XNAT are two or three."""
+
 _BLANKS = " \t\r\n"
 _decoder = json.JSONDecoder()
 
@@ -48,7 +53,9 @@ class TableReader:
         self._text = ""
         self._at = 0
         self._ended = False
-        self._unsplittable = -1
+        self._cuttable = True
+        """Whether several rows may be cut out of the buffer in one piece, as far as has been tried."""
+        self._count = 0
         self.meta: dict[str, Any] = {}
 
     def __iter__(self) -> Iterator[Row]:
@@ -70,7 +77,9 @@ class TableReader:
                     found = True
                     yield from self._rows()
                 else:
-                    self.meta[name] = self._value()
+                    value = self._value()
+                    if len(self.meta) < MOST_META:
+                        self.meta[name] = value
         if not found:
             raise MisroutedError("a JSON document without ResultSet")
         if self._peek() != "":
@@ -99,11 +108,12 @@ class TableReader:
             return
         while True:
             batch = self._batch()
-            if batch is not None:
-                yield batch
-                continue
-            yield [self._value()]
-            if self._separator("]"):
+            rows = [self._value()] if batch is None else batch
+            self._count += len(rows)
+            if self._count > MOST_ROWS:
+                raise MalformedError(f"more than {MOST_ROWS} rows")
+            yield rows
+            if batch is None and self._separator("]"):
                 return
 
     def _batch(self) -> list[Row] | None:
@@ -112,13 +122,15 @@ class TableReader:
         Rows are cut at the last ``},{"``. Where that stands inside a text the piece does not parse, because it ends
         in the middle of a text; then the slow way takes over for one row.
         """
-        cut = self._text.rfind('},{"', self._at)
-        if cut < 0 or cut == self._unsplittable:
+        if not self._cuttable:  # looked for once in each buffer, or tiny rows would cost the square of their number
             return None
+        cut = self._text.rfind('},{"', self._at)
         try:
-            rows: list[Row] = _decoder.decode(f"[{self._text[self._at : cut + 1]}]")
+            rows: list[Row] | None = _decoder.decode(f"[{self._text[self._at : cut + 1]}]") if cut >= 0 else None
         except (ValueError, RecursionError):
-            self._unsplittable = cut
+            rows = None
+        if rows is None:
+            self._cuttable = False
             return None
         self._at = cut + 2
         return rows
@@ -188,5 +200,5 @@ class TableReader:
         self._ended = chunk is None
         self._text = self._text[self._at :] + text
         self._at = 0
-        self._unsplittable = -1
+        self._cuttable = True
         return not self._ended

@@ -6,8 +6,10 @@ for themselves (contract 4). A *request path* is what goes on the wire.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
@@ -35,6 +37,18 @@ class Server:
     @property
     def host(self) -> str:
         return self.netloc
+
+    @property
+    def hostname(self) -> str:
+        """The host without its port."""
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def local(self) -> bool:
+        """Is it this machine itself, so that nothing goes over a network?"""
+        with suppress(ValueError):
+            return ipaddress.ip_address(self.hostname).is_loopback
+        return self.hostname == "localhost"
 
     def __str__(self) -> str:
         return self.url
