@@ -91,6 +91,15 @@ def checksum(salt: int, number: int, data: bytes | memoryview) -> int:
     return zlib.crc32(data, (salt + number) & _MASK)
 
 
+def checksums(salt: int, data: memoryview, first: int, runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Number and checksum of each block of those runs ``[a, b)``; ``data`` begins with block ``first``."""
+    return [
+        (number, checksum(salt, number, data[(number - first) * BLOCK : (number - first + 1) * BLOCK]))
+        for a, b in runs
+        for number in range(a, b)
+    ]
+
+
 def block_record(salt: int, number: int, crc: int) -> bytes:
     return _RECORD.pack(number, crc, KIND_BLOCK, number ^ crc ^ KIND_BLOCK ^ salt)
 
