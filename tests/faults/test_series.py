@@ -25,6 +25,7 @@ from support.fakes import (
     zip_of,
 )
 
+from xnatfs.cache.blocks import BLOCK
 from xnatfs.deadlines import Deadline
 from xnatfs.errors import AccessDenied, CacheFault, ContentDamaged, Unreachable
 from xnatfs.stats import Stats
@@ -240,6 +241,26 @@ def test_a_file_that_the_archive_will_not_reach_soon_is_fetched_singly(setup: Ma
     s.source.archives[0].grant(None)
     s.copy()
     assert len(s.source.asked) == 3
+
+
+@pytest.mark.parametrize("path", ["0060.dcm", "0061.dcm", "0070.dcm"])
+def test_files_behind_the_place_where_an_archive_stalls_are_fetched_singly_after_a_few_seconds(
+    setup: Make, path: str
+) -> None:
+    """However fast it was before: it is in the middle of 0060, so by its rate the next one is a moment away."""
+    s = setup(FakeResource(series(100, 100_000, 0)))
+    s.source.zip_granted = 60 * 100_200 + 50_000
+    s.copy(paths=[f"{number:04}.dcm" for number in range(60)])
+    s.source.until(lambda: s.source.archives[0].waiting)
+    asked = len(s.source.asked)
+    reading = s.cat_later(path)
+    until(lambda: bool(s.resource.entries[path].users > 1))
+    s.clock.advance(0.1)
+    assert len(s.source.asked) == asked  # no hurry
+    for _ in range(4):
+        s.clock.advance(1.0)
+    reading.result(PATIENCE)
+    assert [name for name, _, _ in s.source.asked][asked:] == [path]
 
 
 def test_a_file_that_the_archive_has_passed_is_fetched_singly(setup: Make) -> None:
@@ -481,6 +502,22 @@ def test_a_damaged_member_is_never_served(setup: Make, digests: bool, size: int)
     s.copy()
     for path, data in s.resource.files.items():
         assert s.resource.entries[path].data == data
+
+
+@pytest.mark.parametrize("size", [3 * BLOCK, 10 * MIB])
+@pytest.mark.parametrize("digests", [True, False])
+def test_an_archive_is_not_joined_with_parts_of_a_file_that_may_be_of_another_version(
+    setup: Make, digests: bool, size: int
+) -> None:
+    """A single download says of which date it is, and is compared with the parts; a member of an archive does not."""
+    files = series(6, 3 * BLOCK, 0) | {"0003.dcm": content(size, 3)}
+    s = setup(FakeResource(files, digests=digests))
+    s.resource.entries["0003.dcm"].write(0, files["0003.dcm"][:BLOCK])
+    s.copy()
+    asked = [path for path, _, _ in s.source.asked]
+    assert len(s.source.archives) == 1
+    assert ("0003.dcm" in asked) == (not digests)
+    assert s.resource.entries["0003.dcm"].complete
 
 
 def test_foreign_names_are_not_matched(setup: Make) -> None:

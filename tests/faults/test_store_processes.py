@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import subprocess
 import sys
@@ -21,8 +23,10 @@ from support.cachedir import (
     readable,
 )
 
+from xnatfs.cache import private
 from xnatfs.cache.blocks import BLOCK, block_count
 from xnatfs.cache.store import Limits
+from xnatfs.errors import CacheFault
 from xnatfs.stats import Stats
 
 CONTENT = random.Random(7).randbytes(5 * BLOCK + 99)
@@ -187,3 +191,59 @@ def test_an_evicted_file_that_is_being_opened_is_made_anew(tmp_path: Path, monke
 
 def disk_usage(root: Path) -> int:
     return sum(path.stat().st_blocks * 512 for path in entry_files(root))
+
+
+def test_who_cannot_go_on_elsewhere_keeps_others_from_writing_what_he_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reset is refused, since others read the file and there is no room for a copy: what is read must not change."""
+    one, two = (open_store(tmp_path / "cache") for _ in range(2))
+    identity = keep(one, CONTENT, digest=False)
+    first, second = one.open(identity), two.open(identity)
+    assert readable(first, CONTENT) == set(range(TOTAL))
+
+    def nowhere(*_: object) -> None:
+        raise CacheFault("no room")
+
+    monkeypatch.setattr(one, "private_file", nowhere)
+    with pytest.raises(CacheFault):
+        first.reset()
+    second.reset()
+    fill(second, bytes(len(CONTENT)))  # another version
+    assert second.private
+    assert readable(first, CONTENT) == set(range(TOTAL))
+    for entry in (first, second):
+        entry.release()
+
+
+@pytest.mark.parametrize("why", ["limit", "disk"])
+def test_a_private_entry_for_which_the_store_has_no_room_goes_on_outside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """Another process fills the file, so that it is private here; then there is no room, and all is in use."""
+    monkeypatch.setattr(private, "SMALL", 0)  # else it would be in memory from the beginning
+    limits = Limits(max_bytes=TOTAL * BLOCK + 4096)
+    one, two = (open_store(tmp_path / "cache", limits, temp=tmp_path) for _ in range(2))
+    first, second = one.open(identity_of(CONTENT)), two.open(identity_of(CONTENT))
+    assert second.private
+    assert second.files.place == "store"
+    second.write(0, block(CONTENT, 0))
+    if why == "limit":
+        fill(first, CONTENT)
+    else:
+        real = os.pwrite
+
+        def full(fd: int, data: bytes, at: int) -> int:
+            if fd == second.fileno and second.files.place == "store":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(fd, data, at)
+
+        monkeypatch.setattr(os, "pwrite", full)
+    for number in range(TOTAL):
+        second.write(number, block(CONTENT, number))
+    assert second.files.place == "temp"
+    assert two._private_bytes == 0
+    assert readable(second, CONTENT) == set(range(TOTAL))
+    for entry in (second, first):
+        entry.release()
+    assert two._private_bytes == 0

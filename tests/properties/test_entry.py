@@ -11,9 +11,10 @@ import os
 import random
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -31,9 +32,13 @@ from support.cachedir import (
     readable,
 )
 
+from xnatfs.cache import entry as entry_module
 from xnatfs.cache import index as indexes
+from xnatfs.cache import store as store_module
 from xnatfs.cache.blocks import BLOCK, block_count
 from xnatfs.cache.entry import Entry
+from xnatfs.cache.hashing import Buffers
+from xnatfs.cache.store import Store
 from xnatfs.errors import CacheFault, ContentDamaged
 
 SIZES = [1, BLOCK - 1, BLOCK, BLOCK + 1, 4 * BLOCK, 6 * BLOCK + 4321]
@@ -227,13 +232,13 @@ def test_nobody_reads_or_finds_the_last_block_while_the_whole_is_being_verified(
     assert hash_ is not None
     matches = hash_.matches
 
-    def looking(size: int) -> bool:
+    def looking(size: int, start: int) -> bool:
         copy = open_store(killed_copy(tmp_path / "cache", tmp_path / "copy"))
         other = copy.open(identity_of(CONTENT))
         seen.append((entry.has((TOTAL - 1) * BLOCK, 1), readable(other, CONTENT)))
         entry.write(TOTAL - 1, b"x" * len(block(CONTENT, TOTAL - 1)))  # a second bringer is ignored meanwhile
         other.release()
-        return matches(size)
+        return matches(size, start)
 
     monkeypatch.setattr(hash_, "matches", looking)
     entry.write(TOTAL - 1, block(CONTENT, TOTAL - 1))
@@ -474,3 +479,101 @@ def test_a_file_cut_short_under_a_reader_is_noticed_at_the_next_open(tmp_path: P
     fill(next_process, CONTENT)
     assert readable(next_process, CONTENT) == set(range(TOTAL))
     next_process.release()
+
+
+# -- resets in the middle of it ----------------------------------------------------------------------------------------
+
+
+class Interrupted(Buffers):
+    """Buffers that let something happen just when one is taken, once: between a decision and the reading."""
+
+    def __init__(self, happens: Callable[[], None]) -> None:
+        super().__init__()
+        self._happens: list[Callable[[], None]] = [happens]
+
+    def take(self) -> bytearray:
+        if self._happens:
+            self._happens.pop()()
+        return super().take()
+
+
+@pytest.mark.parametrize("last", ["right", "wrong"])
+def test_what_was_hashed_of_bytes_from_before_a_reset_never_counts_for_what_came_after_it(
+    tmp_path: Path, last: str
+) -> None:
+    content = random.Random(8).randbytes(20 * BLOCK)
+    spoilt = bytes(BLOCK) + content[BLOCK:]
+    before, after = (spoilt, content) if last == "right" else (content, spoilt)
+    store = open_store(tmp_path / "cache")
+    entry = store.open(identity_of(content))
+    asked: list[Callable[[], None]] = []
+    store.later = asked.append  # type: ignore[method-assign]
+    entry.write(0, before[: 18 * BLOCK])
+    assert asked
+    # the helper knows how far to hash, and begins to read: the entry is reset at that instant
+    store.buffers = entry._hash._buffers = Interrupted(entry.reset)  # type: ignore[union-attr]
+    asked[0]()
+    entry.write(0, after[: 10 * BLOCK])
+    if last == "right":
+        fill(entry, after)
+        assert entry.sound
+        assert readable(entry, content) == set(range(20))
+    else:
+        with pytest.raises(ContentDamaged):
+            fill(entry, after)
+        assert not entry.complete
+    entry.release()
+
+
+def test_a_move_out_of_the_store_takes_the_block_along_that_is_held_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Damage from before is found while the whole is verified, and is mended where the store has no room any more."""
+    store = open_store(tmp_path / "cache")
+    entry = store.open(identity_of(CONTENT))
+    entry.write(0, CONTENT[: (TOTAL - 1) * BLOCK])
+    entry.release()
+    (path,) = entry_files(tmp_path / "cache")
+    flip(path, 5)
+    store = open_store(tmp_path / "cache", temp=tmp_path)
+    entry = store.open(identity_of(CONTENT))
+    put = entry_module.put_blocks
+
+    def full(*arguments: Any) -> None:
+        if not entry.private:
+            raise OSError(errno.ENOSPC, "full")
+        put(*arguments)
+
+    def mend(self: Store, entry: Entry, blocks: int) -> None:
+        monkeypatch.setattr(entry_module, "put_blocks", full)
+        entry.write(0, block(CONTENT, 0))
+
+    monkeypatch.setattr(store_module.Store, "damaged", mend)
+    entry.write(TOTAL - 1, block(CONTENT, TOTAL - 1))
+    assert entry.private
+    assert readable(entry, CONTENT)
+    fill(entry, CONTENT)
+    assert readable(entry, CONTENT) == set(range(TOTAL))
+    entry.release()
+
+
+def test_a_verdict_on_bytes_that_were_changed_since_they_were_read_counts_for_nothing(tmp_path: Path) -> None:
+    keep(open_store(tmp_path / "cache"), CONTENT)
+    (path,) = entry_files(tmp_path / "cache")
+    store = open_store(tmp_path / "cache")
+    entry = store.open(identity_of(CONTENT))
+
+    class Late(Buffers):
+        def give(self, buffer: bytearray) -> None:
+            super().give(buffer)
+            if path.stat().st_mtime_ns != 0:  # read, and found right; somebody changes it, and that is noticed
+                flip(path, 5)
+                os.utime(path, ns=(0, 0))
+                assert not entry.recheck()
+
+    store.buffers = Late()
+    for _ in range(2):
+        if entry.has(0, len(CONTENT)):
+            assert os.pread(entry.fileno, len(CONTENT), 0) == CONTENT
+    assert readable(entry, CONTENT) == set(range(1, TOTAL))
+    entry.release()

@@ -30,13 +30,12 @@ from collections.abc import Callable
 
 from xnatfs.cache import index as indexes
 from xnatfs.cache.blocks import BLOCK, Blocks, block_count, block_range
-from xnatfs.cache.files import Files, Host
+from xnatfs.cache.files import Files, Host, Runs, copy_blocks, put_blocks
 from xnatfs.cache.hashing import PIECE, FollowingHash, digest_of
 from xnatfs.cache.index import HEADER_SIZE, Index
 from xnatfs.cache.labels import Labels
 from xnatfs.errors import CacheFault, ContentDamaged
 
-Runs = list[tuple[int, int]]
 Stamp = tuple[int, int, int]
 
 _HASH_STEP = 1024 * 1024
@@ -79,6 +78,7 @@ class Entry:
         self._lock = threading.Lock()
         self._append = threading.Lock()
         self._moves = 0  # how often the data moved to another file (guarded by _append)
+        self._doubts = 0  # how often somebody else was seen to have changed the file
         self._digest = digest
         self._hash = FollowingHash(files.fd, digest, host.buffers) if digest else None
         self._following = False
@@ -126,7 +126,13 @@ class Entry:
         return good
 
     def _verify_piece(self, first: int, last: int) -> bool:
-        generation = self.generation
+        while (good := self._judge(first, last)) is None:
+            pass
+        return good
+
+    def _judge(self, first: int, last: int) -> bool | None:
+        """Are these blocks right? None: what was read may have been changed since, see `_untouched`."""
+        generation, doubts = self.generation, self._doubts
         buffer = self._host.buffers.take()
         view = memoryview(buffer)
         try:
@@ -140,6 +146,8 @@ class Entry:
         with self._lock:
             if generation != self.generation:
                 return False
+            if doubts != self._doubts:
+                return None
             # Another thread may have come to the same verdict, and the block may even have been written anew.
             bad = [number for number in bad if number in self._present and number not in self._ready]
             for number in bad:
@@ -167,6 +175,7 @@ class Entry:
             if stamp == self._stamp:
                 return True
             self._stamp = stamp
+            self._doubts += 1
             self._ready.clear()
             self._settle()
         if self._hash:
@@ -237,7 +246,7 @@ class Entry:
                     self._move_out(moves)
                     continue
                 self._change(self._paid.mark, runs)
-                self._put(view, block, runs)
+                put_blocks(self.fileno, view, block, runs)
                 crcs = indexes.checksums(self._index.salt, view, block, runs)
                 with self._append:
                     if generation != self.generation:
@@ -256,12 +265,6 @@ class Entry:
                 if self.files.exclusive or self._host.make_writable(self):
                     return
             self._move_out(moves)
-
-    def _put(self, view: memoryview, block: int, runs: Runs) -> None:
-        for a, b in runs:
-            at, end = (a - block) * BLOCK, min((b - block) * BLOCK, len(view))
-            while at < end:
-                at += os.pwrite(self.fileno, view[at:end], block * BLOCK + at)
 
     def _record(self, crcs: list[tuple[int, int]], vouched: bool) -> int | None:
         """Append the records, then mark the blocks present (`_append` held); returns a block held back, if any."""
@@ -323,7 +326,7 @@ class Entry:
         try:
             self._untouched()
             intact = self._verify(0, len(self._present))
-            right = not intact or self._hash is None or self._hash.matches(self.size)
+            right = not intact or self._matches(generation)
         except OSError as error:
             self.reset(generation)
             raise CacheFault(f"the cache cannot be read back: {error.strerror or error}") from error
@@ -342,6 +345,18 @@ class Entry:
             with contextlib.suppress(OSError):
                 self._log(records)
             self._mark([(held, crc)], complete=intact)
+
+    def _matches(self, generation: int) -> bool:
+        """Does the whole match the digest? Not if it was reset since: the bytes are of this ``generation``."""
+        while self._hash is not None:
+            start = self._hash.starts  # before the look at the generation, which grows before a new start
+            if generation != self.generation:
+                return False
+            if self._hash.matches(self.size, start):
+                return True
+            if start == self._hash.starts:
+                return False
+        return True
 
     def from_version(self, modified: float) -> bool:
         """Are the blocks that are here of the version that the server dates ``modified`` (seconds since 1970)?
@@ -379,12 +394,13 @@ class Entry:
         assert self._hash is not None
         while True:
             with self._lock:
+                start = self._hash.starts  # what is ready now is of this start, or of none any more
                 front = min(self._ready.first_missing(self._hash.at // BLOCK) * BLOCK, self.size)
                 if front <= self._hash.at or self._hash.closed:
                     self._following = False
                     return
             try:
-                self._hash.advance(front)
+                self._hash.advance(front, start)
             except OSError:
                 return  # found again, and dealt with, when the whole is verified
 
@@ -424,16 +440,18 @@ class Entry:
     def _move_out(self, moves: int) -> None:
         """Go on in a private file outside the store, under the same descriptor. Raises CacheFault.
 
-        Whoever reads meanwhile reads the same bytes before and after, since what is present is copied first.
+        Whoever reads meanwhile reads the same bytes before and after, since what is there is copied first.
         """
         with self._append:
             if moves != self._moves:
                 return  # another writer has done it
-            if self.private:
+            if self.files.place != "store":
                 raise CacheFault("no room for the file: neither in the cache nor in the system's temporary directory")
             fd, place = self._host.private_file(self.size)
             try:
-                self._copy_present(fd)
+                # and what is held back until the whole is verified: it is written already, and does not come again
+                runs = [run for blocks in (self._present, self._claimed) for run in blocks.present(0, len(blocks))]
+                copy_blocks(self.fileno, fd, runs, self.size, self._host.buffers)
                 self._leave_store()
                 os.dup2(fd, self.fileno, inheritable=False)
             except OSError as error:
@@ -447,24 +465,8 @@ class Entry:
                 self._paid = self._present.copy()
 
     def _leave_store(self) -> None:
-        if self.files.kept:
-            self._host.abandon(self)
-            self.files.kept, self.files.exclusive = False, True
-
-    def _copy_present(self, fd: int) -> None:
-        buffer = self._host.buffers.take()
-        view = memoryview(buffer)
-        try:
-            for a, b in self._present.present(0, len(self._present)):
-                at, end = a * BLOCK, min(b * BLOCK, self.size)
-                while at < end:
-                    got = os.preadv(self.fileno, [view[: min(len(view), end - at)]], at)
-                    if got == 0:
-                        break  # cut short by somebody: its checksum will tell
-                    at += os.pwrite(fd, view[:got], at)
-        finally:
-            view.release()
-            self._host.buffers.give(buffer)
+        self._host.abandon(self)
+        self.files.kept, self.files.exclusive = False, True
 
     def retain(self) -> None:
         """One use more, for somebody who outlives the one that holds it now; to be given back by `release`."""

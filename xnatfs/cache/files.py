@@ -1,16 +1,20 @@
-"""The open file of an entry, and what an entry asks of the store that it belongs to."""
+"""The open file of an entry, blocks into and out of it, and what an entry asks of the store that it belongs to."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from xnatfs.cache.blocks import BLOCK
 from xnatfs.cache.hashing import Buffers
 
 if TYPE_CHECKING:
     from xnatfs.cache.entry import Entry
 
+Runs = list[tuple[int, int]]
+"""Blocks ``[a, b)``."""
 Place = Literal["store", "temp", "memory"]
 """Where a file is: in the cache directory, in the system's temporary directory, in memory."""
 
@@ -46,7 +50,7 @@ class Host(Protocol):
         """Turn a lock shared with other processes into one of our own. False: others are using the file."""
 
     def abandon(self, entry: Entry) -> None:
-        """The entry is private from now on: give up its file in the store."""
+        """The entry is outside the store from now on: give up its file there, or the room that it had there."""
 
     def damaged(self, entry: Entry, blocks: int) -> None:
         """Blocks were found damaged and have been dropped."""
@@ -59,3 +63,28 @@ class Host(Protocol):
 
     def release(self, entry: Entry) -> None:
         """One user less."""
+
+
+def put_blocks(fd: int, data: memoryview, first: int, runs: Runs) -> None:
+    """Write those ``runs`` of blocks of ``data``, which begins with block ``first``. Raises OSError."""
+    for a, b in runs:
+        at, end = (a - first) * BLOCK, min((b - first) * BLOCK, len(data))
+        while at < end:
+            at += os.pwrite(fd, data[at:end], first * BLOCK + at)
+
+
+def copy_blocks(source: int, target: int, runs: Runs, size: int, buffers: Buffers) -> None:
+    """Copy blocks of a file of ``size`` bytes to the same places of another; a hole where it ends early. OSError."""
+    buffer = buffers.take()
+    view = memoryview(buffer)
+    try:
+        for a, b in runs:
+            at, end = a * BLOCK, min(b * BLOCK, size)
+            while at < end:
+                got = os.preadv(source, [view[: min(len(view), end - at)]], at)
+                if got == 0:
+                    break  # cut short by somebody: its checksum will tell
+                at += os.pwrite(target, view[:got], at)
+    finally:
+        view.release()
+        buffers.give(buffer)

@@ -52,6 +52,9 @@ class FollowingHash:
 
     Its lock is held while one piece is read and hashed (under a millisecond), so that the helper and the thread that
     wrote the last block can both push it forward, and `close` knows that the descriptor is no longer used.
+
+    Whoever pushes it says which of its starts the bytes belong to that he has seen arrive: those of an earlier one are
+    about to be written over, and must not be hashed once more for what comes after them.
     """
 
     def __init__(self, fd: int, digest: str, buffers: Buffers) -> None:
@@ -63,21 +66,23 @@ class FollowingHash:
         self._hash = hashlib.new(_ALGORITHMS[len(digest)], usedforsecurity=False)
         self.at = 0
         """Bytes hashed so far."""
+        self.starts = 0
+        """Times that it was started anew."""
 
-    def advance(self, upto: int) -> None:
-        """Hash the file's bytes up to ``upto``. Raises OSError when they cannot be read."""
+    def advance(self, upto: int, start: int = 0) -> None:
+        """Hash the bytes up to ``upto``, as long as `starts` is ``start``. Raises OSError when they cannot be read."""
         buffer = self._buffers.take()
         view = memoryview(buffer)
         try:
-            while self._step(upto, view):
+            while self._step(upto, start, view):
                 pass
         finally:
             view.release()
             self._buffers.give(buffer)
 
-    def _step(self, upto: int, view: memoryview) -> bool:
+    def _step(self, upto: int, start: int, view: memoryview) -> bool:
         with self._lock:
-            if self.closed or self.at >= upto:
+            if self.closed or self.starts != start or self.at >= upto:
                 return False
             got = os.preadv(self._fd, [view[: min(len(view), upto - self.at)]], self.at)
             if got == 0:
@@ -86,16 +91,17 @@ class FollowingHash:
             self.at += got
             return True
 
-    def matches(self, size: int) -> bool:
-        """Hash what is left of the ``size`` bytes; is the digest the expected one?"""
-        self.advance(size)
+    def matches(self, size: int, start: int = 0) -> bool:
+        """Hash what is left of the ``size`` bytes; is the digest the expected one? Not if it was started anew."""
+        self.advance(size, start)
         with self._lock:
-            return self.at == size and self._hash.hexdigest() == self._expected
+            return self.starts == start and self.at == size and self._hash.hexdigest() == self._expected
 
     def restart(self) -> None:
         with self._lock:
             self._hash = hashlib.new(_ALGORITHMS[len(self._expected)], usedforsecurity=False)
             self.at = 0
+            self.starts += 1
 
     def close(self) -> None:
         """After this the descriptor is not touched any more."""

@@ -91,12 +91,12 @@ def checksum(salt: int, number: int, data: bytes | memoryview) -> int:
     return zlib.crc32(data, (salt + number) & _MASK)
 
 
-def checksums(salt: int, data: memoryview, block: int, runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Number and checksum of each block in ``runs``; ``data`` begins with number ``block``."""
+def checksums(salt: int, data: memoryview, first: int, runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Number and checksum of each block of those runs ``[a, b)``; ``data`` begins with block ``first``."""
     return [
-        (number, checksum(salt, number, data[(number - block) * BLOCK : (number - block + 1) * BLOCK]))
-        for first, last in runs
-        for number in range(first, last)
+        (number, checksum(salt, number, data[(number - first) * BLOCK : (number - first + 1) * BLOCK]))
+        for a, b in runs
+        for number in range(a, b)
     ]
 
 

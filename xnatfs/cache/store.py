@@ -173,16 +173,16 @@ class Store:
         return entry
 
     def _wake(self, key: str) -> Entry | None:
-        """The entry if it is idle, and its file as it was."""
+        """The entry if it is idle, and its file as it was left."""
         entry = self._idle.take(key)
         if entry is None:
             return None
         with contextlib.suppress(OSError):
             if flock(entry.fileno, exclusive=False) and still_there(entry.fileno):
-                if not entry.recheck():
-                    self._stats.add("cache.changed_files")
-                entry.users = 1
-                return entry
+                if entry.recheck():
+                    entry.users = 1
+                    return entry
+                self._stats.add("cache.changed_files")  # its index as well, perhaps: to be read anew
         self._end(entry)
         return None
 
@@ -294,8 +294,7 @@ class Store:
             return
         if entry.private:
             self._private.gone(entry.size, entry.files.place)
-            with self._lock:
-                self._private_bytes -= entry.charged
+            self._give_back(entry)
         else:
             self._remember(entry)
             with contextlib.suppress(OSError):
@@ -305,6 +304,11 @@ class Store:
                 else:
                     self._touch(entry.fileno)
         entry.close()
+
+    def _give_back(self, entry: Entry) -> None:
+        with self._lock:
+            self._private_bytes -= entry.charged
+            entry.charged = 0
 
     def _remember(self, entry: Entry) -> None:
         """What was verified stays verified for this process, as long as the file stays as it is."""
@@ -351,7 +355,7 @@ class Store:
 
     def recover(self, entry: Entry, error: OSError, amount: int, *, again: bool) -> bool:
         # Most likely the disk or a quota is full. Whatever it is: once, room is made, and then it is given up.
-        if not again and not entry.private and self._evict(max(amount, _ROOM)) > 0:
+        if not again and entry.files.place == "store" and self._evict(max(amount, _ROOM)) > 0:
             return True
         self._degrade(f"cache directory {self.root}: {error.strerror or error}")
         return False
@@ -362,13 +366,19 @@ class Store:
 
     def make_writable(self, entry: Entry) -> bool:
         try:
-            mine = flock(entry.fileno, exclusive=True) and leads_to(self._disk.path(entry.key), entry.fileno)
+            mine = flock(entry.fileno, exclusive=True)
+            if not mine:
+                flock(entry.fileno, exclusive=False)  # Linux takes the old lock away when it cannot be changed
+            mine = mine and leads_to(self._disk.path(entry.key), entry.fileno)
         except OSError:
             return False
         entry.files.exclusive = mine
         return mine
 
     def abandon(self, entry: Entry) -> None:
+        if entry.private:
+            self._give_back(entry)
+            return
         path = self._disk.path(entry.key)
         with contextlib.suppress(OSError):
             if flock(entry.fileno, exclusive=True) and leads_to(path, entry.fileno):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import stream_unzip
 
-from xnatfs.cache.blocks import BLOCK
+from xnatfs.cache.blocks import BLOCK, block_count
 from xnatfs.deadlines import Deadline
 from xnatfs.errors import CacheFault, ContentDamaged, ServerFault, XnatfsError
 from xnatfs.transfer.context import Abort, Context
@@ -98,7 +98,10 @@ class Archive:
         return path in self._index.by_path and path not in self._passed
 
     def seconds_to(self, path: str) -> float | None:
-        """How long until the archive should be there; None before its first byte."""
+        """How long until the archive should be there; None before its first byte.
+
+        One that has fallen silent is taken to be so for as long again, whatever its rate was before.
+        """
         if self._first_byte_at is None:
             return None
         if path in self._in_hand:
@@ -108,7 +111,7 @@ class Archive:
             left = self._index.places[path] - self._cursor
             if left < 0:
                 return float("inf")
-        return max(0.0, left) / max(1.0, self.rate)
+        return max(0.0, left) / max(1.0, self.rate) + max(0.0, self._context.clock() - self.touched)
 
     def more_allowed(self) -> None:
         """One more file was opened: an archive that had brought enough may go on."""
@@ -276,7 +279,7 @@ class Archive:
         try:
             if sum(map(len, pieces)) != member.size:
                 raise ContentDamaged("shorter in the archive than in the listing")
-            if not entry.complete:
+            if not entry.complete and _fits(member, entry):
                 entry.write(0, b"".join(pieces))
         except ContentDamaged as error:
             self._damaged(member, str(error))
@@ -292,7 +295,7 @@ class Archive:
         """A large member into its entry, without all of it in memory."""
         entry: Entry = member.open_entry()
         try:
-            if entry.complete:
+            if entry.complete or not _fits(member, entry):
                 yield from self._drain(chunks)
             else:
                 yield from self._copy(member, entry, chunks)
@@ -351,6 +354,12 @@ class Archive:
         feed = self._context.feeds.get(id(entry))
         if feed is not None:
             feed.changed()
+
+
+def _fits(member: Member, entry: Entry) -> bool:
+    """May this be joined with what the entry has? An archive says nothing of versions, so the digest has to."""
+    blocks = block_count(entry.size)
+    return bool(member.digest) or entry.missing(0, blocks) == [(0, blocks)]
 
 
 def _close(download: Download | None, steps: Iterator[None] | None) -> None:
