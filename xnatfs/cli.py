@@ -64,6 +64,7 @@ def explain(error: BaseException) -> tuple[int, str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status. Errors are one line on stderr."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    console.replace_missing_streams()
     try:
         with console.quiet_pipe():
             status = cli.main(arguments, "xnatfs", standalone_mode=False)
@@ -226,6 +227,9 @@ def demo(
 
     It has projects, subjects, MR, PET and CT sessions with valid DICOM series, NIfTI files, pictures, assessors and
     shared data. MOUNTPOINT is made if missing; without one it is ~/xnat-demo. Ctrl-C ends it.
+
+    --faults makes chosen requests go wrong: a JSON list of rules like {"action": "cut", "path": "/files/", "method":
+    "GET", "at": 1000, "count": 2}. A rule with an unknown action or field is refused with the names of those there are.
     """
     from xnatfs import daemon, demo_mount, mounting
 
