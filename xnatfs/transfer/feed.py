@@ -19,13 +19,15 @@ from xnatfs.transfer.context import Abort, Context, again
 from xnatfs.transfer.policy import eager
 from xnatfs.transfer.protocols import Entry, File
 from xnatfs.transfer.readahead import ReadAhead, align
-from xnatfs.transfer.stream import Stream
+from xnatfs.transfer.stream import State, Stream
 
 if TYPE_CHECKING:
     from xnatfs.transfer.walks import Series
 
 TRIES = 12
 """Streams for one read; more, and the entry does not keep what it is given."""
+SETTLING = 1.0
+"""Seconds for a stream to say what has become of blocks that it brought and that are not there."""
 AT_ONCE = 1024 * 1024
 """Bytes of a file that is fetched in one request when it seems that all of it will be read."""
 BUSY_REQUEST = 8 * 1024 * 1024
@@ -35,13 +37,15 @@ BUSY_REQUEST = 8 * 1024 * 1024
 class Waiter:
     """A read that waits for bytes."""
 
-    __slots__ = ("deadline", "end", "error", "since", "single", "stream", "tries")
+    __slots__ = ("deadline", "end", "error", "missed", "since", "single", "stream", "tries")
 
     def __init__(self, end: int, deadline: Deadline, now: float) -> None:
         self.end = end
         self.deadline = deadline
         self.since = now
         self.stream: Stream | None = None
+        self.missed = False
+        """Its stream has come by, and what it should have brought is not there."""
         self.error: XnatfsError | None = None
         self.single = False
         """Does not wait for an archive any more."""
@@ -323,6 +327,9 @@ class Feed:
         offset = block * BLOCK
         limit = max(reader.ahead.limit, align(waiter.end, self.entry.size))
         stream = waiter.stream
+        if stream is not None and stream.state is State.RUNNING and offset < stream.position and not waiter.missed:
+            waiter.missed = True  # its thread has just seen that the whole is damaged, and is about to say so
+            return SETTLING
         if stream is None or not stream.covers(offset):
             stream = self._joinable(offset)
         if stream is not None:
