@@ -112,6 +112,38 @@ def test_a_hundred_parallel_401s_make_one_login() -> None:
         assert site_.logins == 2
 
 
+@pytest.mark.parametrize(
+    "sign",
+    [
+        reply(200, LOGIN_PAGE, kind="text/html"),
+        reply(302, "", headers={"Location": "/app/template/Login.vm"}),
+        reply(404, "<html>", kind="text/html"),
+        reply(200, table([]), headers={"Set-Cookie": "JSESSIONID=" + "F" * 32 + "; Path=/; HttpOnly"}),
+    ],
+    ids=["page", "redirect", "404", "silent guest"],
+)
+def test_fifty_parallel_signs_of_an_expired_session_make_one_login(sign: Any) -> None:
+    site_ = FakeXnat(lambda _: GOOD)
+    barrier = threading.Barrier(50)
+    expired = threading.Event()
+
+    def expiring(request: Request) -> Any:
+        if request.session == f"{1:032X}" and request.path == "/data/projects" and expired.is_set():
+            barrier.wait(20)
+            return sign
+        return site_(request)
+
+    with site(expiring, connections=64) as (server, client, clock, deadline):
+        client.login(deadline)
+        expired.set()
+        site_.valid.clear()
+        clock.now += 100
+        with ThreadPoolExecutor(50) as pool:
+            assert list(pool.map(lambda _: len(projects(client, Deadline(20, clock))), range(50))) == [1] * 50
+        assert site_.logins == 2
+        assert sum("authorization" in request.headers for request in server.requests) == 2
+
+
 def test_who_waits_for_a_login_waits_no_longer_than_its_deadline() -> None:
     go_on, begun = threading.Event(), threading.Event()
     site_ = FakeXnat(lambda _: GOOD)
