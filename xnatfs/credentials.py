@@ -114,7 +114,10 @@ def normal_server(text: str, origin: str) -> str:
     given = text.strip()
     if "://" not in given:
         given = f"https://{given}"
-    parts = urlsplit(given)
+    try:
+        parts = urlsplit(given)
+    except ValueError:  # not quoted: it may hold a password
+        raise SettingsError(f"{origin}: not a server's URL; give e.g. https://host/xnat") from None
     # The text itself is not quoted when it may hold a password.
     if "@" in parts.netloc:
         raise SettingsError(
@@ -136,7 +139,7 @@ def _host(parts: SplitResult, what: str) -> str:
         name, port = parts.hostname, parts.port
     except ValueError as error:
         raise SettingsError(f"{what} is not a server's URL: {error}") from None
-    if not name or any(character.isspace() for character in parts.netloc + parts.path):
+    if not name or not (parts.netloc + parts.path).isprintable() or " " in parts.netloc + parts.path:
         raise SettingsError(f"{what} is not a server's URL; give e.g. https://host/xnat")
     if ":" in name:
         name = f"[{name}]"

@@ -134,6 +134,8 @@ def read_config(path: Path, label: str = "file") -> ConfigFile:
         raise SettingsError(f"config {label} {path}: {error.strerror}") from None
     try:
         document = json.loads(raw)
+    except RecursionError:
+        raise SettingsError(f"config {label} {path} is nested too deeply") from None
     except ValueError as error:
         where = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else "not UTF-8"
         raise SettingsError(f"config {label} {path} is not JSON ({where})") from None
