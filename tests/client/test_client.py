@@ -273,6 +273,45 @@ def test_a_login_page_in_the_place_of_a_session_does_not_end_the_mount() -> None
         assert client.connection.reason == ""
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [[CLOSE], [RESET], reply(500, "", kind="text/html"), reply(200, "<html>down", kind="text/html")],
+    ids=["close", "reset", "500", "page"],
+)
+def test_a_password_of_which_nothing_is_said_is_not_sent_by_each_operation(answer: Any) -> None:
+    """It may be wrong all the same, and counted by whoever cuts it off; the pauses are short, for it may be right."""
+    site_ = FakeXnat(lambda _: GOOD)
+    silent = threading.Event()
+    silent.set()
+
+    def script(request: Request) -> Any:
+        return answer if request.path == "/data/JSESSION" and silent.is_set() else site_(request)
+
+    with site(script) as (server, client, clock, _):
+        ends = clock.now + 60
+        while clock.now < ends:
+            with pytest.raises(XnatfsError):
+                projects(client, Deadline(20, clock))
+            clock.now += 0.1
+        assert login.UNHEARD <= server.count("/data/JSESSION") <= login.UNHEARD + 60 / login.LONGEST_UNHEARD + 4
+        silent.clear()
+        clock.now += login.LONGEST_UNHEARD
+        assert projects(client, Deadline(20, clock)) == [{"ID": "P"}]
+
+
+def test_who_could_not_connect_has_sent_no_password_and_need_not_wait() -> None:
+    clock = HandClock()
+    with RawServer(lambda _: GOOD) as gone:
+        port = gone.port
+    client = Client(f"http://127.0.0.1:{port}", Someone(), clock=clock, sleep=clock.sleep)
+    client._transport.breaker._spawn = lambda _run: None
+    for _ in range(20):
+        with pytest.raises(Unreachable):
+            projects(client, Deadline(20, clock))
+    assert client._login._unheard == 0
+    client.close()
+
+
 def test_a_session_that_belongs_to_nobody_is_no_login() -> None:
     def script(request: Request) -> Any:
         if request.path == "/data/JSESSION":
