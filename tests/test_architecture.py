@@ -49,7 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli_complete": {"app", "credentials", "daemon", "errors", "fuse_mount", "settings"},
     "cli_system": {"cli_complete", "cli_options", "console", "options", "system"},
     "system": {"__init__", "cli_options", "errors", "options"},
-    "cli_options": {"daemon", "errors", "options", "settings"},
+    "cli_options": {"credentials", "daemon", "errors", "options", "settings"},
     "app": {"*"},
     "mounting": {
         "access_log",

@@ -14,7 +14,7 @@ import xnatfs
 from xnatfs import cli_data, cli_status, cli_system, console
 from xnatfs.cli_complete import archive_path, directory
 from xnatfs.cli_login import login_for as _login
-from xnatfs.cli_options import Command, archive_flags, archive_options, normal, settings_from
+from xnatfs.cli_options import Command, archive_flags, archive_options, forget_secrets, normal, settings_from
 from xnatfs.errors import (
     AccessDenied,
     CacheFault,
@@ -182,9 +182,9 @@ def mount(
 @click.option("--lazy", is_flag=True, help="Detach now, end when the last file is closed.")
 def umount(mountpoint: str, lazy: bool) -> None:
     """Unmount MOUNTPOINT; a dead mount is cleared. Comes back when the session on the server has ended."""
-    from xnatfs import daemon, mounting
+    from xnatfs import mounting
 
-    daemon.forget_variable("XNAT_PASS")
+    forget_secrets()
     if not mounting.unmount(mountpoint, lazy=lazy):
         console.complain(f"{mountpoint} is unmounted; the process behind it is still ending its session", "note")
 
@@ -231,9 +231,9 @@ def demo(
     --faults makes chosen requests go wrong: a JSON list of rules like {"action": "cut", "path": "/files/", "method":
     "GET", "at": 1000, "count": 2}. A rule with an unknown action or field is refused with the names of those there are.
     """
-    from xnatfs import daemon, demo_mount, mounting
+    from xnatfs import demo_mount, mounting
 
-    daemon.forget_variable("XNAT_PASS")
+    forget_secrets()
     if serve:
         demo_mount.serve(port, data, latency / 1000, faults, console.say, until_eof=until_eof)
         return

@@ -110,7 +110,7 @@ def normal(flags: dict[str, Any], verbose: bool) -> dict[str, Any]:
 
 def settings_from(config: Path | None, insecure: bool, verbose: bool, flags: dict[str, Any]) -> Settings:
     """Settings from the command line and everywhere else; the password variable is gone from then on."""
-    from xnatfs import daemon, settings
+    from xnatfs import settings
 
     if insecure and flags.get("verify"):
         raise SettingsError("--insecure and --ca exclude each other")
@@ -118,5 +118,13 @@ def settings_from(config: Path | None, insecure: bool, verbose: bool, flags: dic
         flags["verify"] = False
     path = Path(os.path.abspath(config.expanduser())) if config else None  # noqa: PTH100 - links stay as given
     found = settings.load(normal(flags, verbose), os.environ, config=path, saved=settings.saved_config())
-    daemon.forget_variable("XNAT_PASS")
+    forget_secrets()
     return found
+
+
+def forget_secrets() -> None:
+    """Take passwords out of the environment, for children and /proc/PID/environ."""
+    from xnatfs import credentials, daemon
+
+    for name in credentials.SECRET_VARIABLES:
+        daemon.forget_variable(name)

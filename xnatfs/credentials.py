@@ -114,7 +114,10 @@ def normal_server(text: str, origin: str) -> str:
     given = text.strip()
     if "://" not in given:
         given = f"https://{given}"
-    parts = urlsplit(given)
+    try:
+        parts = urlsplit(given)
+    except ValueError:  # not quoted: it may hold a password
+        raise SettingsError(f"{origin}: not a server's URL; give e.g. https://host/xnat") from None
     # The text itself is not quoted when it may hold a password.
     if "@" in parts.netloc:
         raise SettingsError(
@@ -136,7 +139,7 @@ def _host(parts: SplitResult, what: str) -> str:
         name, port = parts.hostname, parts.port
     except ValueError as error:
         raise SettingsError(f"{what} is not a server's URL: {error}") from None
-    if not name or any(character.isspace() for character in parts.netloc + parts.path):
+    if not name or not (parts.netloc + parts.path).isprintable() or " " in parts.netloc + parts.path:
         raise SettingsError(f"{what} is not a server's URL; give e.g. https://host/xnat")
     if ":" in name:
         name = f"[{name}]"
@@ -254,9 +257,11 @@ def from_netrc(server: str, user: str | None, environ: Mapping[str, str]) -> Off
     return None
 
 
-def refuse_if_others_read(path: Path) -> None:
+def refuse_if_others_read(path: Path, *, secret: bool = True) -> None:
     """Raise `SettingsError`, with the command that mends it, when group or others may read or change ``path``.
 
+    One that holds no ``secret`` may be read, and changed by a group, but not by everybody: it says to which server a
+    login is sent that is kept elsewhere, and whether its certificate is checked.
     What systemd hands to this process is right as it is: its mode shows the mask of an access list as the group's.
     """
     handed_on = credentials_directory(os.environ)
@@ -266,15 +271,23 @@ def refuse_if_others_read(path: Path) -> None:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {_reason(error)}") from None
-    if mode & 0o066:
+    if mode & 0o002 and not secret:
+        raise SettingsError(
+            f"{path} can be changed by everybody (mode {mode:04o}); run: chmod o-w {shlex.quote(str(path))}"
+        )
+    if mode & 0o066 and secret:
         raise SettingsError(
             f"{path} holds a password and is open to others (mode {mode:04o}); run: chmod 600 {shlex.quote(str(path))}"
         )
 
 
+SECRET_VARIABLES = ("XNAT_PASS", "XNATFS_PROXY")
+"""They hold a password, or may: nobody else is to see them once they have been read."""
+
+
 def scrub(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment for child processes: without the password."""
-    return {name: value for name, value in environ.items() if name != "XNAT_PASS"}
+    """The environment for child processes: without what may hold a password."""
+    return {name: value for name, value in environ.items() if name not in SECRET_VARIABLES}
 
 
 def _reason(error: Exception) -> str:

@@ -127,13 +127,15 @@ class ConfigFile:
 
 
 def read_config(path: Path, label: str = "file") -> ConfigFile:
-    """Read a pyxnat config. Raises `SettingsError`: not there, not JSON, or a password that others can read."""
+    """Read a pyxnat config. Raises `SettingsError`: not there, not JSON, or open to others who may not."""
     try:
         raw = path.read_bytes()
     except OSError as error:
         raise SettingsError(f"config {label} {path}: {error.strerror}") from None
     try:
         document = json.loads(raw)
+    except RecursionError:
+        raise SettingsError(f"config {label} {path} is nested too deeply") from None
     except ValueError as error:
         where = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else "not UTF-8"
         raise SettingsError(f"config {label} {path} is not JSON ({where})") from None
@@ -144,8 +146,8 @@ def read_config(path: Path, label: str = "file") -> ConfigFile:
     origin = f"{label} {path}"
     texts = {key: _text(document.get(key), f"{origin}: {key!r}") for key in ("server", "user", "password")}
     values = {key: value for key, value in document.items() if key in BY_NAME and value is not None}
-    if texts["password"] or "@" in str(values.get("proxy", "")):
-        credentials.refuse_if_others_read(path)
+    secret = bool(texts["password"]) or "@" in str(values.get("proxy", ""))
+    credentials.refuse_if_others_read(path, secret=secret)
     offer = Offer(
         origin,
         credentials.normal_server(texts["server"], origin) if texts["server"] else None,

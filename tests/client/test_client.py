@@ -112,6 +112,38 @@ def test_a_hundred_parallel_401s_make_one_login() -> None:
         assert site_.logins == 2
 
 
+@pytest.mark.parametrize(
+    "sign",
+    [
+        reply(200, LOGIN_PAGE, kind="text/html"),
+        reply(302, "", headers={"Location": "/app/template/Login.vm"}),
+        reply(404, "<html>", kind="text/html"),
+        reply(200, table([]), headers={"Set-Cookie": "JSESSIONID=" + "F" * 32 + "; Path=/; HttpOnly"}),
+    ],
+    ids=["page", "redirect", "404", "silent guest"],
+)
+def test_fifty_parallel_signs_of_an_expired_session_make_one_login(sign: Any) -> None:
+    site_ = FakeXnat(lambda _: GOOD)
+    barrier = threading.Barrier(50)
+    expired = threading.Event()
+
+    def expiring(request: Request) -> Any:
+        if request.session == f"{1:032X}" and request.path == "/data/projects" and expired.is_set():
+            barrier.wait(20)
+            return sign
+        return site_(request)
+
+    with site(expiring, connections=64) as (server, client, clock, deadline):
+        client.login(deadline)
+        expired.set()
+        site_.valid.clear()
+        clock.now += 100
+        with ThreadPoolExecutor(50) as pool:
+            assert list(pool.map(lambda _: len(projects(client, Deadline(20, clock))), range(50))) == [1] * 50
+        assert site_.logins == 2
+        assert sum("authorization" in request.headers for request in server.requests) == 2
+
+
 def test_who_waits_for_a_login_waits_no_longer_than_its_deadline() -> None:
     go_on, begun = threading.Event(), threading.Event()
     site_ = FakeXnat(lambda _: GOOD)
@@ -239,6 +271,45 @@ def test_a_login_page_in_the_place_of_a_session_does_not_end_the_mount() -> None
         assert projects(client, Deadline(20, clock)) == [{"ID": "P"}]
         assert server.count("/data/JSESSION") == 2
         assert client.connection.reason == ""
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [[CLOSE], [RESET], reply(500, "", kind="text/html"), reply(200, "<html>down", kind="text/html")],
+    ids=["close", "reset", "500", "page"],
+)
+def test_a_password_of_which_nothing_is_said_is_not_sent_by_each_operation(answer: Any) -> None:
+    """It may be wrong all the same, and counted by whoever cuts it off; the pauses are short, for it may be right."""
+    site_ = FakeXnat(lambda _: GOOD)
+    silent = threading.Event()
+    silent.set()
+
+    def script(request: Request) -> Any:
+        return answer if request.path == "/data/JSESSION" and silent.is_set() else site_(request)
+
+    with site(script) as (server, client, clock, _):
+        ends = clock.now + 60
+        while clock.now < ends:
+            with pytest.raises(XnatfsError):
+                projects(client, Deadline(20, clock))
+            clock.now += 0.1
+        assert login.UNHEARD <= server.count("/data/JSESSION") <= login.UNHEARD + 60 / login.LONGEST_UNHEARD + 4
+        silent.clear()
+        clock.now += login.LONGEST_UNHEARD
+        assert projects(client, Deadline(20, clock)) == [{"ID": "P"}]
+
+
+def test_who_could_not_connect_has_sent_no_password_and_need_not_wait() -> None:
+    clock = HandClock()
+    with RawServer(lambda _: GOOD) as gone:
+        port = gone.port
+    client = Client(f"http://127.0.0.1:{port}", Someone(), clock=clock, sleep=clock.sleep)
+    client._transport.breaker._spawn = lambda _run: None
+    for _ in range(20):
+        with pytest.raises(Unreachable):
+            projects(client, Deadline(20, clock))
+    assert client._login._unheard == 0
+    client.close()
 
 
 def test_a_session_that_belongs_to_nobody_is_no_login() -> None:

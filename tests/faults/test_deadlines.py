@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 
 import pytest
 from support.faces import mounted, until
@@ -234,6 +235,86 @@ def test_an_answer_that_comes_slowly_but_steadily_is_read():
     with RawServer(FakeXnat(script, open_site=True)) as server:
         client = Client(server.url, Someone(), read_timeout=0.1)
         assert client.get_rows("/data/projects", deadline=Deadline(20)) == [{"ID": "x" * 3000}]
+        client.close()
+
+
+@contextmanager
+def _bytes_in_turn(pieces):
+    """A port where every connection gets ``pieces``, one after the other, and then nothing; gives its number."""
+    over = threading.Event()
+
+    def serve(connection):
+        with connection, suppress(OSError):
+            connection.recv(4096)
+            for piece in pieces:
+                if over.wait(0.02):
+                    return
+                connection.sendall(piece)
+            over.wait(30)
+
+    def accept():
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        yield listener.getsockname()[1]
+        over.set()
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+TLS_DRIP = [b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc\x03\x03", *[b"a"] * 2000]
+"""The beginning of a handshake message of 16 KiB, a byte at a time."""
+
+
+@pytest.mark.parametrize("pieces", [[], TLS_DRIP], ids=["silent", "drips"])
+def test_a_handshake_that_does_not_end_is_given_up_at_the_deadline(pieces):
+    with _bytes_in_turn(pieces) as port:
+        client = Client(f"https://127.0.0.1:{port}", Someone(), sleep=lambda _: None)
+        began = time.monotonic()
+        with pytest.raises((TimedOut, Unreachable)):
+            client.login(Deadline(0.5))
+        assert time.monotonic() - began < 10
+        client.close()
+
+
+@pytest.mark.parametrize(
+    "pieces", [[], [b"HTTP/1.1 200 OK\r\n", *[b"X", b":", b"y", b"\r\n"] * 2000]], ids=["silent", "drips"]
+)
+def test_a_proxy_that_does_not_connect_is_given_up_at_the_deadline(pieces):
+    with _bytes_in_turn(pieces) as port:
+        client = Client("https://xnat.invalid", Someone(), proxy=f"http://127.0.0.1:{port}", sleep=lambda _: None)
+        began = time.monotonic()
+        with pytest.raises((TimedOut, Unreachable)):
+            client.login(Deadline(0.5))
+        assert time.monotonic() - began < 10
+        client.close()
+
+
+def _for_ever(*pieces):
+    yield from pieces[:-1]
+    while True:
+        yield pieces[-1] * 100
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (b"HTTP/1.1 100 Continue\r\n\r\n",),
+        (*chunked([table([]).encode()], end=False)[:2], b"0\r\n", b"X-Trailer: of many\r\n"),
+        (*chunked([], end=False)[:1], b"5;", b"extension"),
+        (*chunked([], end=False)[:1], b"0" * 1000),
+    ],
+    ids=["100 Continue", "trailers", "chunk extension", "chunk size"],
+)
+def test_an_answer_that_goes_on_for_ever_without_an_end_is_given_up_at_the_deadline(pieces):
+    with RawServer(FakeXnat(lambda _request: _for_ever(*pieces), open_site=True)) as server:
+        client = Client(server.url, None, sleep=lambda _: None)
+        began = time.monotonic()
+        with pytest.raises((TimedOut, Unreachable)):
+            client.get_rows("/data/projects", deadline=Deadline(0.5))
+        assert time.monotonic() - began < 10
         client.close()
 
 

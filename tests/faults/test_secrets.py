@@ -11,6 +11,7 @@ import os
 import re
 import stat
 import subprocess
+import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +25,7 @@ from xnatfs import app, credentials, logs
 from xnatfs import settings as all_settings
 from xnatfs.deadlines import Deadline
 from xnatfs.demo import Archive, DemoServer, Rule
-from xnatfs.errors import Unreachable, XnatfsError
+from xnatfs.errors import SettingsError, Unreachable, XnatfsError
 from xnatfs.vfs import Timing
 from xnatfs.xnat.client import Client
 
@@ -305,6 +306,53 @@ def test_allow_other_warns():
     environ = {"XNAT_HOST": "https://host", "HOME": "/nonexistent"}
     settings = all_settings.load({"fuse_options": ("allow_other",)}, environ)
     assert any("other users" in text for text in app.warnings(settings, None))
+
+
+def test_what_a_command_has_read_is_in_no_environment_any_more(tmp_path):
+    """Neither in its own, as /proc shows it, nor in that of a child."""
+    code = (
+        "import subprocess\n"
+        "from xnatfs.cli_options import settings_from\n"
+        "found = settings_from(None, False, False, {'server': 'https://host'})\n"
+        "print(open('/proc/self/environ').read(), subprocess.run(['env'], capture_output=True, text=True).stdout)\n"
+        "assert found.proxy.value.reveal().endswith('@proxy:3128') and found.password.value\n"
+    )
+    environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "XNAT_USER": "me", "XNAT_PASS": PASSWORD}
+    environ["XNATFS_PROXY"] = f"http://me:{PASSWORD}@proxy:3128"
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, cwd=ROOT)
+    assert "HOME" in done.stdout, done.stderr
+    assert PASSWORD not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("mode", [0o602, 0o606, 0o666])
+def test_a_config_file_that_everybody_can_change_is_refused_though_it_holds_no_password(tmp_path, mode):
+    config = tmp_path / "config.json"
+    config.write_text('{"server": "https://host", "verify": false}')
+    config.chmod(mode)
+    with pytest.raises(SettingsError, match=f"changed by everybody .*chmod o-w {config}"):
+        all_settings.read_config(config)
+    config.chmod(0o664)
+    assert all_settings.read_config(config).offer.server == "https://host"
+
+
+@pytest.mark.parametrize("mask", [0, 0o077])
+def test_a_saved_config_is_for_its_owner_only_whatever_was_there(tmp_path, mask):
+    environ = {"XNAT_HOST": "https://host", "XNAT_USER": "me", "XNAT_PASS": PASSWORD, "HOME": str(tmp_path)}
+    config = tmp_path / "new" / "config.json"
+    before = os.umask(mask)
+    try:
+        settings = all_settings.load({}, environ)
+        all_settings.save_config(config, settings, overwrite=False)
+        assert stat.S_IMODE(config.stat().st_mode) == 0o600
+        config.chmod(0o644)
+        with config.open() as old:
+            all_settings.save_config(config, settings, overwrite=True)
+            assert stat.S_IMODE(config.stat().st_mode) == 0o600
+            assert os.fstat(old.fileno()).st_ino != config.stat().st_ino  # who had it open has the old one
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(config.parent.stat().st_mode) == 0o700
+    assert [path.name for path in config.parent.iterdir()] == ["config.json"]
 
 
 def test_no_child_of_a_command_is_given_the_password(tmp_path):

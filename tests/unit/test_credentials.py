@@ -55,7 +55,18 @@ def test_a_server_has_one_spelling(text, server):
 
 
 @pytest.mark.parametrize(
-    "text", ["ftp://host", "https://", "https://host:none", "https://ho st", "https://host/?a=b", ""]
+    "text",
+    [
+        "ftp://host",
+        "https://",
+        "https://host:none",
+        "https://ho st",
+        "https://host/?a=b",
+        "",
+        "https://[::1",
+        "https://host\0.example",
+        "https://host/\x1b[2J",
+    ],
 )
 def test_what_is_no_server_is_said(text):
     with pytest.raises(SettingsError, match="server: "):

@@ -132,6 +132,7 @@ def test_unknown_keys_are_noted_and_ignored(write):
     [
         ('{"server": ', "is not JSON \\(line 1"),
         ("[1]", "is not a JSON object"),
+        ("[" * 100_000, "is nested too deeply"),
         ('{"server": 7}', "'server' is not a text"),
         ('{"ttl": "soon"}', "'ttl': 'soon': not"),
         ('{"ttl": NaN}', "'ttl'"),

@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 from xnatfs.deadlines import Clock, Deadline
 from xnatfs.errors import LoginFailed, ServerFault, SettingsError, TimedOut, Unreachable, XnatfsError
 from xnatfs.stats import Stats
-from xnatfs.xnat.session import Answer
+from xnatfs.xnat.session import Answer, never_sent
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,9 @@ TRUST = 60.0
 """Seconds for which an identity, once checked, is believed without asking again."""
 PAGE_PAUSE = 30.0
 """Seconds for which a login that met a page is not tried again: a server that starts, or a proxy in front of it."""
+UNHEARD, LONGEST_UNHEARD = 4, 8.0
+"""Logins in a row that got no verdict on the password before there are pauses, and the longest of these in seconds: a
+gateway that cuts off a wrong one must not make each file operation send it."""
 DEFAULT_IDLE = 900.0
 """XNAT's default limit of an idle session in seconds (contract 1.3), until the server states its own."""
 
@@ -95,6 +98,9 @@ class Login:
         self._identity = ""
         self._refused: str = ""
         self._refused_until = float("inf")
+        self._unheard = 0
+        self._not_before = float("-inf")
+        self._last_error: XnatfsError | None = None
         self._began: float | None = None
         self._checked = float("-inf")
         self._used = float("-inf")
@@ -135,6 +141,7 @@ class Login:
             self._set(credentials)
             self._session = Session("", self._session.generation + 1)
             self._refused = self._identity = ""
+            self._heard()
             self._checked = self._used = float("-inf")
 
     # --- what the client asks ----------------------------------------------------------------------------------------
@@ -161,6 +168,8 @@ class Login:
         with self._lock:
             if self._refused and self._clock() < self._refused_until:
                 raise LoginFailed(self._refused)
+            if self._last_error is not None and self._clock() < self._not_before:
+                raise type(self._last_error)(str(self._last_error)) from self._last_error
             if self._session.generation != stale.generation and self._session.id:
                 return self._session
             flight, leading = self._flight, False
@@ -232,8 +241,11 @@ class Login:
                 self._session = Session(session_id, self._session.generation + 1)
                 self._began = self._clock()
                 self._refused = ""
+                self._heard()
         except XnatfsError as error:
             flight.error = error
+            if isinstance(error, NobodyError) or not (isinstance(error, LoginFailed) or never_sent(error)):
+                self._not_heard(error)
             if isinstance(error, LoginFailed):
                 if not isinstance(error, NobodyError):  # the password was right: no account is locked by asking again
                     with self._lock:
@@ -248,6 +260,18 @@ class Login:
             with self._lock:
                 self._flight = None
             flight.done.set()
+
+    def _heard(self) -> None:
+        """The password has been judged, or is another one. Lock held."""
+        self._unheard, self._not_before, self._last_error = 0, float("-inf"), None
+
+    def _not_heard(self, error: XnatfsError) -> None:
+        """The password went out and nothing was said of it: not too often in a row."""
+        with self._lock:
+            self._unheard += 1
+            if self._unheard >= UNHEARD:
+                pause = min(LONGEST_UNHEARD, 2.0 ** (self._unheard - UNHEARD))
+                self._not_before, self._last_error = self._clock() + pause, error
 
     def _log_in(self, deadline: Deadline) -> str:
         credentials = self._credentials

@@ -169,6 +169,12 @@ def hopeless(error: XnatfsError) -> bool:
     return any(isinstance(e, (ssl.SSLCertVerificationError, AtRestError)) for e in _chain(error))
 
 
+def never_sent(error: XnatfsError) -> bool:
+    """Whether an exchange failed before anything of ours went out."""
+    kinds = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError, AtRestError, ssl.SSLError)
+    return any(isinstance(e, kinds) for e in _chain(error))
+
+
 def _no_connection(error: BaseException, waited: float) -> bool:
     """Whether an attempt failed because there is nobody to talk to; being in a hurry does not count."""
     for e in _chain(error):
@@ -409,4 +415,4 @@ def _http_hint(server: Server) -> str:
     return "; does this port speak https? then give the address with https://" if server.scheme == "http" else ""
 
 
-__all__ = ["CHUNK", "Answer", "IncompleteError", "Transport", "Wire", "hopeless", "translated"]
+__all__ = ["CHUNK", "Answer", "IncompleteError", "Transport", "Wire", "hopeless", "never_sent", "translated"]
