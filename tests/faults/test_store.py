@@ -28,6 +28,7 @@ from support.cachedir import (
 )
 
 from xnatfs.cache import disk, eviction, private
+from xnatfs.cache import index as indexes
 from xnatfs.cache import store as store_module
 from xnatfs.cache.blocks import BLOCK, block_count
 from xnatfs.cache.idle import Idle
@@ -458,6 +459,32 @@ def test_lost_books_are_opened_anew_by_a_look_at_the_directory(tmp_path: Path, d
     assert again.usage() == store_module.Usage(3 * FOUR, 3, 1 << 30)
 
 
+@pytest.mark.parametrize("damage", ["removed", "flipped", "emptied", "another directory"])
+def test_limits_hold_also_when_the_books_are_lost_under_a_running_store(tmp_path: Path, damage: str) -> None:
+    root = tmp_path / "cache"
+    limits = Limits(max_bytes=4 * FOUR)
+    store = open_store(root, limits)
+    for number in range(4):
+        keep(store, four_blocks(number))
+    books = root / "v1" / "usage"
+    if damage == "removed":
+        books.unlink()
+    elif damage == "flipped":
+        flip(books, 9)
+    elif damage == "emptied":
+        os.truncate(books, 0)
+    else:
+        other = tmp_path / "other"
+        for number in range(4):
+            keep(open_store(other), four_blocks(10 + number))
+        root.rename(tmp_path / "moved")
+        other.rename(root)
+    for number in range(4, 9):
+        keep(store, four_blocks(number))
+        assert disk_usage(root) <= limits.max_bytes
+    assert store.usage().bytes == disk_usage(root)
+
+
 def test_the_sweep_puts_wrong_books_right(tmp_path: Path) -> None:
     store = open_store(tmp_path / "cache")
     for number in range(3):
@@ -514,7 +541,7 @@ def test_a_count_corrects_the_books_only_as_far_as_it_can_know(
     tmp_path: Path, booked: int, added: int, removed: int, counted: int, result: int
 ) -> None:
     ledger = Ledger(tmp_path / "usage")
-    ledger.book(added=booked)
+    ledger.begin(Counts(added=booked))
     before = ledger.read()
     assert before is not None
     ledger.book(added=added, removed=removed)
@@ -530,10 +557,27 @@ def test_a_process_that_stopped_in_the_middle_of_booking_stops_nobody_else(tmp_p
     ledger = Ledger(tmp_path / "usage", sleep=pauses.append)
     with (tmp_path / "usage").open("wb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        ledger.book(added=5)
+        ledger.begin(Counts(added=5))
     assert ledger.read() == Counts(added=5)
     assert 0 < sum(pauses) < 1
     ledger.close()
+
+
+def test_the_books_and_the_names_of_entries_are_those_of_the_format_version(tmp_path: Path) -> None:
+    """If this fails, two versions misread each other's: raise FORMAT_VERSION, then put the new bytes here."""
+    assert indexes.FORMAT_VERSION == 1
+    ledger = Ledger(tmp_path / "usage")
+    ledger.begin(Counts(added=258, removed=3, made=4, gone=5, swept=1.5))
+    ledger.close()
+    assert (tmp_path / "usage").read_bytes().hex() == (
+        "584e415446535553" "0201000000000000030000000000000004000000000000000500000000000000"
+        "000000000000f83f" "797addcf"
+    )  # fmt: skip
+    assert (
+        key_of("0a1b", Identity("/a", 7, "D41D8CD98F00B204E9800998ECF8427E", "s"))
+        == "46737e2cd861ca1040a9bd7cdf973d4c3a724f7d"
+    )
+    assert key_of("0a1b", Identity("/a", 7, "", "s")) == "569dcce171ace355063dabf0d60c85b2f0b6d52f"
 
 
 # -- a disk that does not play along -----------------------------------------------------------------------------------

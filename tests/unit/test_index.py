@@ -35,6 +35,8 @@ def test_the_format_is_the_one_that_its_version_says() -> None:
     )  # fmt: skip
     assert indexes.checksum(SALT, 3, b"block") == 0xC7E12116
     assert indexes.block_record(SALT, 3, 0x01020304).hex() == "0300000004030201424c434b5890056b"
+    assert indexes.date_record(SALT, 0x5F5E1000).hex() == "00105e5f0000000044415445598e4e3b"
+    assert indexes.room(SIZE) == 128 + 8 * 16
     assert indexes.done_record(SALT, 6).hex() == "0600000000000000444f4e455f900a64"
 
 
