@@ -531,6 +531,28 @@ def test_a_whole_file_is_not_kept_while_somebody_else_is_writing_a_part(
     entry.release()
 
 
+@pytest.mark.parametrize("digest", [True, False])
+@pytest.mark.parametrize("dated", [True, False])
+def test_parts_whose_date_was_lost_are_not_joined_unless_a_digest_will_tell(
+    tmp_path: Path, digest: bool, dated: bool
+) -> None:
+    store = open_store(tmp_path / "cache")
+    entry = store.open(identity_of(CONTENT, digest=digest))
+    if dated:
+        assert entry.from_version(1000.0)
+    entry.write(0, block(CONTENT, 0))
+    entry.release()
+    (path,) = entry_files(tmp_path / "cache")
+    if dated:
+        flip(path, index_start(CONTENT) + indexes.HEADER_SIZE + 2)  # the record of the date
+    again = open_store(tmp_path / "cache").open(identity_of(CONTENT, digest=digest))
+    assert readable(again, CONTENT) == {0}
+    assert again.from_version(1000.0) == again.from_version(2000.0 - 1000.0 * digest) == digest
+    again.reset()
+    assert again.from_version(2000.0)
+    again.release()
+
+
 # -- resets in the middle of it ----------------------------------------------------------------------------------------
 
 

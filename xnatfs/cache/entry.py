@@ -362,14 +362,14 @@ class Entry:
     def from_version(self, modified: float) -> bool:
         """Are the blocks that are here of the version that the server dates ``modified`` (seconds since 1970)?
 
-        Where nothing is here, or of no known date, that date is noted. Raises nothing.
+        Where nothing is here, or of no known date and with a digest that will tell, that date is noted. Raises nothing.
         """
         date = int(modified) & 0xFFFFFFFF
         with contextlib.suppress(OSError, CacheFault):
             self._may_write()
         with self._append:
-            if self._index.date is not None and not self.is_empty():
-                return self._index.date == date
+            if not self.is_empty() and (self._index.date is not None or not self._digest):
+                return self._index.date == date  # without date and digest, nothing tells what the parts are of
             if self._index.date != date:
                 self._index.date = date
                 if self.files.exclusive:
