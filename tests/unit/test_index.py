@@ -181,3 +181,10 @@ def test_the_date_of_the_version_is_kept_beside_the_blocks(complete):
     without = indexes.parse(head + b"".join(records[1:]), head, size)
     assert without is not None
     assert without.date is None
+
+
+def test_a_record_of_a_block_that_the_file_has_not_is_none() -> None:
+    raw = HEAD + indexes.block_record(SALT, block_count(SIZE), 7) + indexes.block_record(SALT, 1, 1001)
+    index = indexes.parse(raw, HEAD, SIZE)
+    assert index is not None
+    assert index.present.present(0, 6) == [(1, 2)]
