@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.cache_worker import ENTRIES, content_of
@@ -247,3 +248,23 @@ def test_a_private_entry_for_which_the_store_has_no_room_goes_on_outside(
     for entry in (second, first):
         entry.release()
     assert two._private_bytes == 0
+
+
+def test_two_processes_that_make_the_same_first_file_of_a_shard_do_not_take_it_for_a_broken_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = (open_store(tmp_path / "cache") for _ in range(2))
+    mkdir = Path.mkdir
+    entries = []
+
+    def late(path: Path, *args: Any, **kwargs: Any) -> None:
+        mkdir(path, *args, **kwargs)
+        monkeypatch.undo()
+        entries.append(two.open(identity_of(CONTENT)))
+
+    monkeypatch.setattr(Path, "mkdir", late)
+    entries.append(one.open(identity_of(CONTENT)))
+    assert [entry.private for entry in entries] == [False, True]
+    assert one.degraded is two.degraded is None
+    for entry in entries:
+        entry.release()

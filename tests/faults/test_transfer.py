@@ -367,6 +367,56 @@ def test_an_idle_stream_gives_its_connection_up_and_is_resumed_by_range(setup: M
     assert s.source.moved == 64 * MIB  # nothing twice
 
 
+def test_a_stream_is_idle_from_when_it_was_last_read_on(setup: Make) -> None:
+    s = setup(64 * MIB)
+    reader = s.reader()
+    for offset in range(0, MIB, 128 * KIB):
+        s.read(reader, offset, 128 * KIB)
+    until(lambda: s.states() == ["waits for its readers"])
+    s.clock.advance(6)
+    for offset in range(MIB, 2 * MIB, 128 * KIB):
+        s.read(reader, offset, 128 * KIB)
+    until(lambda: s.states() == ["waits for its readers"])
+    s.clock.advance(6)  # the time of the first rest is up, not that of the second
+    s.read(reader, 2 * MIB, 128 * KIB)
+    until(lambda: s.states() == ["waits for its readers"])
+    assert not s.source.downloads[-1].closed
+    asked = len(s.source.asked)
+    s.clock.advance(11)
+    s.source.until(lambda: s.source.downloads[-1].closed)
+    assert len(s.source.asked) == asked
+
+
+def test_connections_that_could_not_be_resumed_are_not_given_up_for_others(setup: Make) -> None:
+    s = setup(64 * MIB, workers=1, honours=False, ranges=False)
+    for number in range(4):
+        path = f"f{number}"
+        s.source.files[path] = s.data
+        s.pool.reader(FakeEntry(len(s.data), key=path), FakeFile(path)).ensure(0, 4096, s.deadline())
+    until(lambda: s.states() == ["waits for its readers"] * 4)
+    assert not any(download.closed for download in s.source.downloads)
+    assert s.count("cancelled") == 0
+
+
+def test_a_reader_whose_time_is_up_leaves_nothing_behind(setup: Make) -> None:
+    s = setup()
+    s.source.granted = 64 * KIB
+    reader = s.reader()
+    reading = s.later(s.read, reader, 0, 128 * KIB, 5.0)
+    s.source.until(lambda: bool(s.source.downloads) and s.source.downloads[0].waiting)
+    s.clock.advance(3)
+    s.source.until(lambda: s.source.downloads[0].waiting)
+    s.clock.advance(3)
+    with pytest.raises(TimedOut):
+        reading.result(PATIENCE)
+    assert not any(feed.waiters for feed in s.pool._context.feeds.values())
+    reader.close()
+    s.clock.advance(6)
+    until(lambda: not s.pool._context.feeds)
+    assert s.entry.users == 1
+    assert all(download.closed for download in s.source.downloads)
+
+
 def test_an_idle_stream_without_range_goes_on(setup: Make) -> None:
     s = setup(64 * MIB, honours=False, ranges=False)
     reader = s.reader()

@@ -481,6 +481,78 @@ def test_a_file_cut_short_under_a_reader_is_noticed_at_the_next_open(tmp_path: P
     next_process.release()
 
 
+def test_a_whole_file_is_never_joined_with_parts_of_another_version(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "cache")
+    entry = store.open(identity_of(CONTENT))
+    entry.write(1, bytes(2 * BLOCK))
+    label = entry.label
+    assert entry.vouch(label) == label  # somebody has read that
+    with pytest.raises(ContentDamaged):
+        entry.write(0, CONTENT)
+    assert readable(entry, CONTENT) == set()
+    assert entry.vouch(label) is None
+    entry.write(0, CONTENT)
+    assert entry.sound
+    entry.release()
+
+
+def test_a_whole_file_completes_parts_of_its_own_and_is_known_to_be_whole(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "cache")
+    entry = store.open(identity_of(CONTENT))
+    entry.write(2, block(CONTENT, 2))
+    with pytest.raises(ContentDamaged):
+        entry.write(0, bytes(len(CONTENT)))
+    assert readable(entry, CONTENT) == {2}  # what is wrong by itself does no harm to what is there
+    entry.write(0, CONTENT)
+    assert entry.sound
+    other = open_store(killed_copy(tmp_path / "cache", tmp_path / "copy")).open(identity_of(CONTENT))
+    assert other.complete
+    assert readable(entry, CONTENT) == readable(other, CONTENT) == set(range(TOTAL))
+    for used in (entry, other):
+        used.release()
+
+
+def test_a_whole_file_is_not_kept_while_somebody_else_is_writing_a_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That part may be of another version, and would come to stand beside it."""
+    store = open_store(tmp_path / "cache")
+    entry = store.open(identity_of(CONTENT))
+    reserve = store.reserve
+
+    def meanwhile(*args: Any) -> bool:
+        monkeypatch.undo()
+        entry.write(0, CONTENT)
+        return reserve(*args)
+
+    monkeypatch.setattr(store, "reserve", meanwhile)
+    entry.write(3, bytes(BLOCK))
+    assert entry.missing(0, TOTAL) == [(0, 3), (4, TOTAL)]
+    entry.release()
+
+
+@pytest.mark.parametrize("digest", [True, False])
+@pytest.mark.parametrize("dated", [True, False])
+def test_parts_whose_date_was_lost_are_not_joined_unless_a_digest_will_tell(
+    tmp_path: Path, digest: bool, dated: bool
+) -> None:
+    store = open_store(tmp_path / "cache")
+    entry = store.open(identity_of(CONTENT, digest=digest))
+    if dated:
+        assert entry.from_version(1000.0)
+    entry.write(0, block(CONTENT, 0))
+    entry.release()
+    (path,) = entry_files(tmp_path / "cache")
+    if dated:
+        flip(path, index_start(CONTENT) + indexes.HEADER_SIZE + 2)  # the record of the date
+    again = open_store(tmp_path / "cache").open(identity_of(CONTENT, digest=digest))
+    assert readable(again, CONTENT) == {0}
+    assert again.from_version(1000.0) == again.from_version(2000.0 - 1000.0 * digest) == digest
+    again.reset()
+    assert again.from_version(2000.0)
+    again.release()
+
+
 # -- resets in the middle of it ----------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.fakes import PATIENCE, FakeDownload, FakeEntry, FakeFile, FakeResource, FakeSource, content, md5
+from support.fakes import PATIENCE, FakeDownload, FakeEntry, FakeFile, FakeResource, FakeSource, content, md5, until
 
 from xnatfs.cache.blocks import BLOCK
 from xnatfs.cache.store import Identity, Limits, Store
@@ -293,5 +293,43 @@ def test_a_series_into_entries_on_disk(tmp_path: Path) -> None:
             entry.release()
         assert len(source.asked) == 2
     finally:
+        pool.close()
+        store.close()
+
+
+def test_what_an_archive_is_just_writing_is_waited_for_and_not_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow disk: what a single download brings meanwhile would not be kept, however often it is asked for."""
+    data = content(20 * BLOCK)
+    store = Store(tmp_path / "cache", Limits(1 << 30), namespace="n" * 16, sweep_every=None)
+    entry = store.open(Identity("/f", len(data), md5(data)))
+    writing, go_on = threading.Event(), threading.Event()
+    reserve = store.reserve
+
+    def slow(*args: Any) -> bool:
+        writing.set()
+        assert go_on.wait(PATIENCE)
+        return reserve(*args)
+
+    monkeypatch.setattr(store, "reserve", slow)
+    source = FakeSource({FILE.path: data})
+    pool = Pool(source)
+    reader = pool.reader(entry, FILE)
+    try:
+        with ThreadPoolExecutor(2) as threads:
+            writer = threads.submit(entry.write, 0, data)
+            assert writing.wait(PATIENCE)
+            reading = threads.submit(reader.ensure, 5 * BLOCK, BLOCK, Deadline(PATIENCE))
+            until(lambda: any(feed.waiters for feed in pool._context.feeds.values()))
+            go_on.set()
+            writer.result(PATIENCE)
+            reading.result(PATIENCE)
+        assert source.asked == []
+        assert os.pread(entry.fileno, BLOCK, 5 * BLOCK) == data[5 * BLOCK : 6 * BLOCK]
+    finally:
+        go_on.set()
+        reader.close()
+        entry.release()
         pool.close()
         store.close()

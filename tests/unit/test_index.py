@@ -35,6 +35,8 @@ def test_the_format_is_the_one_that_its_version_says() -> None:
     )  # fmt: skip
     assert indexes.checksum(SALT, 3, b"block") == 0xC7E12116
     assert indexes.block_record(SALT, 3, 0x01020304).hex() == "0300000004030201424c434b5890056b"
+    assert indexes.date_record(SALT, 0x5F5E1000).hex() == "00105e5f0000000044415445598e4e3b"
+    assert indexes.room(SIZE) == 128 + 8 * 16
     assert indexes.done_record(SALT, 6).hex() == "0600000000000000444f4e455f900a64"
 
 
@@ -179,3 +181,10 @@ def test_the_date_of_the_version_is_kept_beside_the_blocks(complete):
     without = indexes.parse(head + b"".join(records[1:]), head, size)
     assert without is not None
     assert without.date is None
+
+
+def test_a_record_of_a_block_that_the_file_has_not_is_none() -> None:
+    raw = HEAD + indexes.block_record(SALT, block_count(SIZE), 7) + indexes.block_record(SALT, 1, 1001)
+    index = indexes.parse(raw, HEAD, SIZE)
+    assert index is not None
+    assert index.present.present(0, 6) == [(1, 2)]

@@ -38,6 +38,17 @@ def block_length(size: int, number: int) -> int:
     return min(BLOCK, size - number * BLOCK)
 
 
+def whole_blocks(size: int, first: int, length: int) -> int:
+    """The block after ``length`` bytes from block ``first`` on, of a file of ``size`` bytes.
+
+    Raises ValueError when that are not whole blocks of the file.
+    """
+    end = first * BLOCK + length
+    if first < 0 or end > size or (end % BLOCK and end != size):
+        raise ValueError(f"{length} bytes from block {first} on are not whole blocks of a file of {size}")
+    return block_count(end)
+
+
 class Blocks:
     """A set of blocks of one file; one byte each, so that the searching is done by memchr.
 

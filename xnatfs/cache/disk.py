@@ -134,9 +134,11 @@ class Disk:
             return os.open(path, _NEW, 0o600), True
         except FileNotFoundError:
             path.parent.mkdir(mode=0o700, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                return os.open(path, _NEW, 0o600), True
         except FileExistsError:
-            return os.open(path, _OLD), False
-        return os.open(path, _NEW, 0o600), True
+            pass
+        return os.open(path, _OLD), False  # another process has made it in between
 
     def remove(self, path: Path) -> int | None:
         """Remove an entry that nobody uses; returns the bytes that it occupied, None when it is in use or gone."""

@@ -29,14 +29,12 @@ import threading
 from collections.abc import Callable
 
 from xnatfs.cache import index as indexes
-from xnatfs.cache.blocks import BLOCK, Blocks, block_count, block_range
-from xnatfs.cache.files import Files, Host, Runs, copy_blocks, put_blocks
+from xnatfs.cache.blocks import BLOCK, Blocks, block_range, whole_blocks
+from xnatfs.cache.files import Files, Host, Runs, Stamp, copy_blocks, put_blocks, stamp_of
 from xnatfs.cache.hashing import PIECE, FollowingHash, digest_of
 from xnatfs.cache.index import HEADER_SIZE, Index
 from xnatfs.cache.labels import Labels
 from xnatfs.errors import CacheFault, ContentDamaged
-
-Stamp = tuple[int, int, int]
 
 _HASH_STEP = 1024 * 1024
 """How far the front must have grown before the helper is asked to hash on."""
@@ -82,7 +80,7 @@ class Entry:
         self._digest = digest
         self._hash = FollowingHash(files.fd, digest, host.buffers) if digest else None
         self._following = False
-        self._stamp = self._stamp_now()
+        self._stamp = stamp_of(self.fileno)
 
     def __repr__(self) -> str:
         state = "sound" if self.sound else "complete" if self.complete else f"{self._present.absent} absent"
@@ -111,8 +109,8 @@ class Entry:
         return self.sound or self._ready.has(offset, size)
 
     def missing(self, first: int, last: int) -> Runs:
-        """The runs ``[a, b)`` of absent blocks among ``[first, last)``. No I/O."""
-        return self._present.missing(first, last)
+        """The runs ``[a, b)`` among ``[first, last)`` of blocks that are absent, and that nobody is writing. No I/O."""
+        return [run for a, b in self._present.missing(first, last) for run in self._claimed.missing(a, b)]
 
     # -- verifying -------------------------------------------------------------------------------------------------
 
@@ -170,7 +168,7 @@ class Entry:
         return self._untouched()
 
     def _untouched(self) -> bool:
-        stamp = self._stamp_now()
+        stamp = stamp_of(self.fileno)
         with self._lock:
             if stamp == self._stamp:
                 return True
@@ -182,31 +180,28 @@ class Entry:
             self._hash.restart()
         return False
 
-    def _stamp_now(self) -> Stamp:
-        info = os.fstat(self.fileno)
-        return info.st_size, info.st_mtime_ns, info.st_ino
-
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def write(self, block: int, data: bytes | memoryview) -> None:
         """Keep whole blocks from number ``block`` on; only the file's last block may be shorter than `BLOCK`.
 
         Blocks that are present, or that another thread is writing, are skipped. When this brings the last missing
-        block, size and digest of the whole are verified before anybody can read that block.
+        block, size and digest of the whole are verified before anybody can read that block. A file in one piece is
+        kept only while nobody writes a part of it, and if what is there is of the same bytes: then it is whole.
 
         Raises ContentDamaged when they are wrong (the entry is then empty again), CacheFault when the bytes can be
         kept nowhere, ValueError for data that does not consist of whole blocks of this file.
         """
         view = memoryview(data).cast("B")
-        last = self._end_of(block, len(view))
-        whole = len(view) == self.size and self.is_empty()
+        last = whole_blocks(self.size, block, len(view))
+        whole = len(view) == self.size
         if whole and self._digest and digest_of(view, self._digest) != self._digest:
             raise ContentDamaged(_DAMAGED)  # a small file in one piece: known before anything is written
-        generation, runs = self._claim(block, last)
+        generation, runs = self._claim(block, last, alone=whole)
         if not runs:
             return
         try:
-            vouched = whole and runs == [(0, last)]
+            vouched = whole and (runs == [(0, last)] or (bool(self._digest) and self._fits(view, generation)))
             held = self._keep(view, block, runs, generation, vouched)
             if held is not None:
                 self._finish(held, generation)
@@ -214,18 +209,22 @@ class Entry:
             self._change(self._claimed.drop, runs)
         self._follow_later()
 
-    def _end_of(self, block: int, length: int) -> int:
-        end = block * BLOCK + length
-        if block < 0 or end > self.size or (end % BLOCK and end != self.size):
-            raise ValueError(f"{length} bytes from block {block} on are not whole blocks of a file of {self.size}")
-        return block_count(end)
-
-    def _claim(self, first: int, last: int) -> tuple[int, Runs]:
+    def _claim(self, first: int, last: int, *, alone: bool) -> tuple[int, Runs]:
         with self._lock:
-            free = [run for a, b in self._present.missing(first, last) for run in self._claimed.missing(a, b)]
+            if alone and self._claimed.absent != len(self._claimed):
+                return self.generation, []
+            free = self.missing(first, last)
             for a, b in free:
                 self._claimed.mark(a, b)
             return self.generation, free
+
+    def _fits(self, view: memoryview, generation: int) -> bool:
+        """Is what is present the same as in this whole, whose digest is right?"""
+        there = indexes.checksums(self._index.salt, view, 0, self._present.present(0, len(self._present)))
+        if any(self._index.crcs[number] != crc for number, crc in there):
+            self.reset(generation)
+            raise ContentDamaged("parts of another version than the listing's were there; nothing was kept")
+        return True
 
     def _change(self, change: Callable[[int, int], None], runs: Runs) -> None:
         with self._lock:
@@ -269,7 +268,9 @@ class Entry:
     def _record(self, crcs: list[tuple[int, int]], vouched: bool) -> int | None:
         """Append the records, then mark the blocks present (`_append` held); returns a block held back, if any."""
         held = None
-        if len(crcs) == self._present.absent and not vouched:
+        last = len(crcs) == self._present.absent
+        vouched = vouched and last
+        if last and not vouched:
             held, crc = crcs.pop()
             self._index.crcs[held] = crc
         salt = self._index.salt
@@ -289,15 +290,15 @@ class Entry:
         self._index.end += len(records)
 
     def _mark(self, crcs: list[tuple[int, int]], complete: bool) -> None:
-        stamp = self._stamp_now()
+        stamp = stamp_of(self.fileno)
         with self._lock:
             for number, crc in crcs:
                 self._index.crcs[number] = crc
                 self._present.mark(number, number + 1)
                 self._ready.mark(number, number + 1)
             self._stamp = stamp
-            self.complete = complete
-            if complete:
+            self.complete = complete and self._present.complete
+            if self.complete:
                 self._labels.verified()
             self._settle()
 
@@ -361,20 +362,20 @@ class Entry:
     def from_version(self, modified: float) -> bool:
         """Are the blocks that are here of the version that the server dates ``modified`` (seconds since 1970)?
 
-        Where nothing is here, or of no known date, that date is noted. Raises nothing.
+        Where nothing is here, or of no known date and with a digest that will tell, that date is noted. Raises nothing.
         """
         date = int(modified) & 0xFFFFFFFF
         with contextlib.suppress(OSError, CacheFault):
             self._may_write()
         with self._append:
-            if self._index.date is not None and not self.is_empty():
-                return self._index.date == date
+            if not self.is_empty() and (self._index.date is not None or not self._digest):
+                return self._index.date == date  # without date and digest, nothing tells what the parts are of
             if self._index.date != date:
                 self._index.date = date
                 if self.files.exclusive:
                     with contextlib.suppress(OSError):  # then only this process knows it
                         self._log(indexes.date_record(self._index.salt, date))
-                    stamp = self._stamp_now()
+                    stamp = stamp_of(self.fileno)
                     with self._lock:
                         self._stamp = stamp
             return True
@@ -423,7 +424,7 @@ class Entry:
                     os.ftruncate(self.fileno, first_record)
                 except OSError:
                     self._leave_store()
-            stamp = self._stamp_now()
+            stamp = stamp_of(self.fileno)
             with self._lock:
                 self.generation += 1
                 self._labels.renew()
@@ -461,7 +462,7 @@ class Entry:
             self.files.place = place
             self._moves += 1
             with self._lock:
-                self._stamp = self._stamp_now()
+                self._stamp = stamp_of(self.fileno)
                 self._paid = self._present.copy()
 
     def _leave_store(self) -> None:

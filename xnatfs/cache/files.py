@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Runs = list[tuple[int, int]]
 """Blocks ``[a, b)``."""
+Stamp = tuple[int, int, int]
+"""Size, time of change in nanoseconds, inode."""
 Place = Literal["store", "temp", "memory"]
 """Where a file is: in the cache directory, in the system's temporary directory, in memory."""
 
@@ -63,6 +65,12 @@ class Host(Protocol):
 
     def release(self, entry: Entry) -> None:
         """One user less."""
+
+
+def stamp_of(fd: int) -> Stamp:
+    """What changes when somebody changes the file. Raises OSError."""
+    info = os.fstat(fd)
+    return info.st_size, info.st_mtime_ns, info.st_ino
 
 
 def put_blocks(fd: int, data: memoryview, first: int, runs: Runs) -> None:

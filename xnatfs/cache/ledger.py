@@ -27,6 +27,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from xnatfs.cache.disk import leads_to
+
 _MAGIC = b"XNATFSUS"
 _BODY = struct.Struct("<8sQQQQd")
 _CRC = struct.Struct("<I")
@@ -66,28 +68,33 @@ class Ledger:
         with self._locked() as fd:
             return _load(fd)
 
-    def take(self, amount: int, limit: int, *, book: bool = True, made: int = 0) -> int:
+    def begin(self, counts: Counts) -> None:
+        """Have books, with these counts; those that are there, damaged or not, end here."""
+        with self._locked() as fd:
+            _store(fd, counts)
+
+    def take(self, amount: int, limit: int, *, book: bool = True, made: int = 0) -> int | None:
         """Book ``amount`` bytes that are about to be written, to ``made`` new entries, unless that exceeds ``limit``.
 
-        Returns how many bytes are in the way; 0 when none are, and the amount is booked (or only could be).
+        Returns how many bytes are in the way; 0 when none are, and the amount is booked (or only could be). None when
+        there are no books, or they are damaged: they have to `begin` with what is there.
         """
         with self._locked() as fd:
-            counts = _load(fd) or Counts()
+            counts = _load(fd)
+            if counts is None:
+                return None
             lacking = counts.bytes + amount - limit
             if lacking <= 0 and book:
                 _store(fd, replace(counts, added=counts.added + amount, made=counts.made + made))
             return max(0, lacking)
 
     def book(self, *, added: int = 0, removed: int = 0, made: int = 0, gone: int = 0) -> None:
-        """Book what has happened."""
+        """Book what has happened. Without books nothing: they would begin with a count that is far too low."""
         with self._locked() as fd:
-            counts = _load(fd) or Counts()
-            _store(
-                fd,
-                Counts(
-                    counts.added + added, counts.removed + removed, counts.made + made, counts.gone + gone, counts.swept
-                ),
-            )
+            counts = _load(fd)
+            if counts is not None:
+                sums = counts.added + added, counts.removed + removed, counts.made + made, counts.gone + gone
+                _store(fd, Counts(*sums, counts.swept))
 
     def settle(self, size: int, entries: int, before: Counts, now: float) -> None:
         """The files were counted: ``size`` bytes, ``entries`` entries; ``before`` are the counters when that began.
@@ -111,7 +118,9 @@ class Ledger:
     @contextmanager
     def _locked(self) -> Iterator[int]:
         with self._lock:
-            if self._fd is not None and os.fstat(self._fd).st_nlink == 0:  # the directory was removed
+            if self._fd is not None and not leads_to(
+                self._path, self._fd
+            ):  # the directory was removed, or another put there
                 os.close(self._fd)
                 self._fd = None
             if self._fd is None:
@@ -144,4 +153,5 @@ def _load(fd: int) -> Counts | None:
 
 def _store(fd: int, counts: Counts) -> None:
     body = _BODY.pack(_MAGIC, counts.added, counts.removed, counts.made, counts.gone, counts.swept)
-    os.pwrite(fd, body + _CRC.pack(zlib.crc32(body)), 0)
+    if os.pwrite(fd, body + _CRC.pack(zlib.crc32(body)), 0) != _SIZE:
+        raise OSError("short write to the books")

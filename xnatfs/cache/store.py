@@ -38,9 +38,9 @@ from pathlib import Path
 from xnatfs.cache import index as indexes
 from xnatfs.cache.audit import VerifyReport, audit
 from xnatfs.cache.disk import Disk, flock, leads_to, remove_held, still_there, unlock
-from xnatfs.cache.entry import Entry, Stamp
+from xnatfs.cache.entry import Entry
 from xnatfs.cache.eviction import Evictor, Limits
-from xnatfs.cache.files import Files, Place
+from xnatfs.cache.files import Files, Place, Stamp
 from xnatfs.cache.hashing import Buffers, usable_digest
 from xnatfs.cache.idle import Idle
 from xnatfs.cache.ledger import Counts, Ledger
@@ -282,8 +282,7 @@ class Store:
             return
         with self._booking:  # before the first entry is made, else it would be in the estimate and be booked as well
             if not self._booked and self._ledger.read() is None:
-                counts = self._evictor.estimate()
-                self._ledger.book(added=counts.bytes, made=counts.entries)
+                self._ledger.begin(self._evictor.estimate())
             self._booked = True
 
     def _touch(self, fd: int) -> None:
@@ -344,9 +343,14 @@ class Store:
                 with self._lock:
                     limit = limits.max_bytes - self._private_bytes
                 try:
-                    lacking = self._ledger.take(amount, limit, book=book, made=made)
+                    taken = self._ledger.take(amount, limit, book=book, made=made)
+                    if taken is None:  # damaged, or another directory was put there: a look at it, and once more
+                        self._booked = False
+                        self._open_books()
+                        continue
                 except OSError:
                     return True  # no books (the directory has gone): the disk itself will say when it is full
+                lacking = taken
                 if not lacking:
                     return True
             if not self._evict(lacking):
@@ -417,10 +421,9 @@ class Store:
     def set_limits(self, limits: Limits) -> None:
         """Change the limits, and evict at once what exceeds the new size."""
         self.limits = limits
-        with contextlib.suppress(OSError):
-            excess = self.usage().bytes - limits.max_bytes
-            if excess > 0:
-                self._evict(excess)
+        excess = self.usage().bytes - limits.max_bytes
+        if excess > 0:
+            self._evict(excess)
 
     def sweep(self) -> None:
         """What the background sweep does, now: age limit, leftovers of crashes, books, limits."""
@@ -450,12 +453,10 @@ class Store:
         Reads the whole cache. Raises CacheFault when the directory cannot be read.
         """
         try:
-            return audit(self._disk, self._evictor.entries(), self.buffers, self._gone)
+            gone = lambda size: self._ledger.book(removed=size, gone=1)  # noqa: E731
+            return audit(self._disk, self._evictor.entries(), self.buffers, gone)
         except OSError as error:
             raise CacheFault(f"cache directory {self.root}: {error.strerror or error}") from error
-
-    def _gone(self, size: int) -> None:
-        self._ledger.book(removed=size, gone=1)
 
     def close(self) -> None:
         """Stop the threads. Entries that are still open stay readable until they are released."""

@@ -30,6 +30,8 @@ SETTLING = 1.0
 """Seconds for a stream to say what has become of blocks that it brought and that are not there."""
 AT_ONCE = 1024 * 1024
 """Bytes of a file that is fetched in one request when it seems that all of it will be read."""
+WRITTEN = 0.25
+"""Seconds until a reader looks again for bytes that somebody, as an archive, is just writing; he is told earlier."""
 BUSY_REQUEST = 8 * 1024 * 1024
 """Bytes per request while readers of other files wait for a thread, so that no connection has to be kept open."""
 
@@ -289,7 +291,7 @@ class Feed:
                         self.waiters.add(waiter)
                     self._raise_if_hopeless(reader, waiter)
                     if version == self.version:
-                        seconds = self._provide(reader, waiter, block)
+                        seconds = self._provide(reader, waiter, block) if absent else WRITTEN
                         if version == self.version:
                             self.condition.wait(min(seconds, deadline.remaining()))
         except TimedOut:

@@ -72,7 +72,7 @@ class Entry(Protocol):
         ...
 
     def missing(self, first: int, last: int) -> Sequence[tuple[int, int]]:
-        """Runs ``[a, b)`` of absent blocks within blocks ``[first, last)``."""
+        """Runs ``[a, b)`` within blocks ``[first, last)`` of those that are absent, and that nobody is writing."""
         ...
 
     def disown(self) -> None:

@@ -279,7 +279,7 @@ class Archive:
         try:
             if sum(map(len, pieces)) != member.size:
                 raise ContentDamaged("shorter in the archive than in the listing")
-            if not entry.complete and _fits(member, entry):
+            if not entry.complete and (member.digest or _nothing_is_in(entry)):
                 entry.write(0, b"".join(pieces))
         except ContentDamaged as error:
             self._damaged(member, str(error))
@@ -295,7 +295,7 @@ class Archive:
         """A large member into its entry, without all of it in memory."""
         entry: Entry = member.open_entry()
         try:
-            if entry.complete or not _fits(member, entry):
+            if entry.complete or not _nothing_is_in(entry):
                 yield from self._drain(chunks)
             else:
                 yield from self._copy(member, entry, chunks)
@@ -356,10 +356,10 @@ class Archive:
             feed.changed()
 
 
-def _fits(member: Member, entry: Entry) -> bool:
-    """May this be joined with what the entry has? An archive says nothing of versions, so the digest has to."""
+def _nothing_is_in(entry: Entry) -> bool:
+    """Else parts may be of another version, of which an archive says nothing: only a whole with a digest can tell."""
     blocks = block_count(entry.size)
-    return bool(member.digest) or entry.missing(0, blocks) == [(0, blocks)]
+    return list(entry.missing(0, blocks)) == [(0, blocks)]
 
 
 def _close(download: Download | None, steps: Iterator[None] | None) -> None:
