@@ -64,6 +64,7 @@ def explain(error: BaseException) -> tuple[int, str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status. Errors are one line on stderr."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    console.replace_missing_streams()
     try:
         with console.quiet_pipe():
             status = cli.main(arguments, "xnatfs", standalone_mode=False)

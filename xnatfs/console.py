@@ -29,6 +29,21 @@ if TYPE_CHECKING:
 STYLES = {"directory": "bold blue", "link": "cyan", "file": ""}
 
 
+def replace_missing_streams() -> None:
+    """Where a process was started without stdin, stdout or stderr, put one that leads nowhere.
+
+    Else the next file that is opened, a log or /dev/fuse, would get that number, and be closed or written to by what
+    takes it for the stream. Call it before anything else is opened.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, hence this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
 def _console(stream: TextIO) -> Console:
     return Console(file=stream, highlight=False, soft_wrap=True)
 

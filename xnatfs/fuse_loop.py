@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from xnatfs.errors import MountpointError
 from xnatfs.fuse_kernel import Look
-from xnatfs.fuse_mount import MountOptions, check_mountpoint, check_rights, find, unmount
+from xnatfs.fuse_mount import MountOptions, check_mountpoint, check_rights, find, is_dead, unmount
 from xnatfs.fuse_ops import XnatOperations
 from xnatfs.fuse_threads import WAKE
 from xnatfs.fuse_vfs import Vfs
@@ -39,6 +39,8 @@ SWITCH_INTERVAL = 1e-4
 """Seconds after which a busy thread (parsing a listing) lets others go on; Python's 5 ms would be felt in each read."""
 GRACE = 0.3
 """Seconds that calls have to end by themselves at the end of a mount, before the file system is closed under them."""
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR2)
+"""Signals that end a mount. All would end the process anyway; the last two would leave a dead mount behind."""
 PATIENCE = 2.0
 """Seconds for the calls that were then interrupted."""
 
@@ -91,7 +93,7 @@ def mount(
     stats: Stats | None = None,
     tell: Tell | None = None,
 ) -> None:
-    """Mount ``vfs`` and serve it. Returns on unmount, SIGTERM, SIGINT, and SIGHUP if that has no handler.
+    """Mount ``vfs`` and serve it. Returns on unmount, on a signal of `_ENDING`, and on SIGHUP if that has no handler.
 
     ``ready`` is called once the mount is live: threads and sessions start there. What it raises ends the mount and is
     raised again. ``forget`` is called before it with a function that makes a refresh visible at once (fast loop only).
@@ -160,6 +162,7 @@ def _fast(
     finally:
         if _stop(session, operations.vfs):
             session.close()
+            _clear(mountpoint)
         else:  # libfuse's memory is in use: leave it to the end of the process
             _leave(mountpoint)
 
@@ -178,7 +181,9 @@ def _plain(
     try:
         log.debug("end of the mount: %s", end.wait())
     finally:
-        if not _stop(session, operations.vfs):
+        if _stop(session, operations.vfs):
+            _clear(mountpoint)
+        else:
             _leave(mountpoint)
     if session.failure is not None:
         raise session.failure
@@ -197,6 +202,16 @@ def _leave(mountpoint: str) -> None:
     log.warning("%s: a call did not end with the mount", mountpoint)
     with contextlib.suppress(MountpointError):
         unmount(mountpoint, lazy=True)
+
+
+def _clear(mountpoint: str) -> None:
+    """Take away what is left of a mount that was broken off: ``umount -f`` of a busy one cuts it off and leaves it.
+
+    Only when nobody serves it any more: a look at one that is alive would wait for ourselves.
+    """
+    with contextlib.suppress(MountpointError):
+        if find(mountpoint) is not None and is_dead(mountpoint):
+            unmount(mountpoint, lazy=True)
 
 
 def raise_read_ahead(mountpoint: str, kib: int) -> None:
@@ -220,7 +235,7 @@ def _signals(end: End) -> Iterator[None]:
     def nothing(_number: int, _frame: FrameType | None) -> None:
         pass
 
-    handlers: dict[int, Any] = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGPIPE: nothing}
+    handlers: dict[int, Any] = {**dict.fromkeys(_ENDING, stop), signal.SIGPIPE: nothing}
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
         handlers[signal.SIGHUP] = stop
     if WAKE is not None:

@@ -177,7 +177,8 @@ class Session:
 def _stderr() -> Iterator[list[str]]:
     """What C code and child processes write to stderr meanwhile: libfuse says only there why it could not mount."""
     said = [""]
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # its disk is full, or who read it has gone: that is no reason not to mount
+        sys.stderr.flush()
     with tempfile.TemporaryFile() as file:
         before = os.dup(2)
         os.dup2(file.fileno(), 2)

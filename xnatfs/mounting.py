@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 
 END_SECONDS = 30.0
 """How long ``umount`` waits for the process behind a mount to end its session and close its cache."""
+
+DESCRIPTORS = 65_536
+"""Files that may be open in a mount at once, as far as the system allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,7 @@ def serve(plan: Plan, login: Credentials | None, live: Callable[[], None]) -> No
     }
     for note in settings.notes:
         log.debug("%s", note)
+    _allow_descriptors()
 
     def ready() -> None:
         live()
@@ -142,6 +147,18 @@ def serve(plan: Plan, login: Credentials | None, live: Callable[[], None]) -> No
                 tell=access.tell if access is not None else None,
             )
         log.info("unmounted from %s", plan.point)
+
+
+def _allow_descriptors() -> None:
+    """Take as many descriptors as this user may have: each file that somebody has open needs one.
+
+    A shell gives 1,024 by default, for the sake of programs that call select(2).
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _fuse() -> ModuleType:
