@@ -555,5 +555,6 @@ def test_demo_problems_are_said(run, site, tmp_path):
     fails(run("demo", "--serve", "--port", site.port), 2, str(site.port))
     faults = tmp_path / "faults.json"
     faults.write_text('[{"action": "no such"}]')
-    fails(run("demo", "--serve", "--faults", faults), 2, "faults.json")
+    fails(run("demo", "--serve", "--faults", faults), 2, "faults.json: rule 1: no fault is called 'no such'")
+    fails(run("demo", "--serve", "--faults", tmp_path / "missing"), 2, "missing")
     fails(run("demo", tmp_path / "mnt", "--port", site.port), 2, str(site.port))

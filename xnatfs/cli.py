@@ -227,6 +227,9 @@ def demo(
 
     It has projects, subjects, MR, PET and CT sessions with valid DICOM series, NIfTI files, pictures, assessors and
     shared data. MOUNTPOINT is made if missing; without one it is ~/xnat-demo. Ctrl-C ends it.
+
+    --faults makes chosen requests go wrong: a JSON list of rules like {"action": "cut", "path": "/files/", "method":
+    "GET", "at": 1000, "count": 2}. A rule with an unknown action or field is refused with the names of those there are.
     """
     from xnatfs import daemon, demo_mount, mounting
 

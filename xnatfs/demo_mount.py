@@ -121,10 +121,13 @@ def serve(
                 ),
                 stop=stop,
             )
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise SettingsError(f"--faults {faults}: {error}") from None
     except OSError as error:
-        what = f"--data {data}" if isinstance(error, NotADirectoryError) else f"--port {port}"
+        if faults is not None and error.filename == faults:
+            what = f"--faults {faults}"
+        else:
+            what = f"--data {data}" if isinstance(error, NotADirectoryError) else f"--port {port}"
         raise SettingsError(f"{what}: {error.strerror or error}") from None
 
 

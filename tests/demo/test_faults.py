@@ -221,11 +221,69 @@ def test_rules_from_a_file(raw, tmp_path):
     path.write_text(json.dumps([{"action": "status", "path": "/files", "status": 429}]))
     raw.server.faults.load(path)
     assert [raw.get(URL).status for _ in range(2)] == [429, 200]
-    path.write_text(json.dumps([{"action": "cut", "color": "red"}]))
-    with pytest.raises(ValueError, match=r"rule 1: unknown color"):
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[{", "no JSON: "),
+        ("[" * 100_000, "no JSON: "),
+        ("\xff", "no JSON: "),
+        ('{"action": "cut"}', "a list of rules is expected"),
+        ('[{"action": "cut"}, "cut"]', "rule 2: an object is expected, not 'cut'"),
+        ("[{}]", "rule 1: it has no action"),
+        ('[{"action": "explode"}]', "rule 1: no fault is called 'explode'; there are: "),
+        ('[{"action": "cut", "color": "red"}]', "rule 1: unknown color; there are: "),
+        ('[{"action": "cut", "at": "1"}]', 'rule 1: at is a number from 0 on, not "1"'),
+        ('[{"action": "cut", "at": -1}]', "rule 1: at is a number from 0 on, not -1"),
+        ('[{"action": "cut", "count": true}]', "rule 1: count is a number from 0 on, or null for always, not true"),
+        ('[{"action": "delay", "seconds": NaN}]', "rule 1: seconds is a number of seconds, not NaN"),
+        ('[{"action": "status", "status": 99}]', "rule 1: status is an HTTP status, not 99"),
+        ('[{"action": "status", "headers": {"a": "b\\r\\nc"}}]', "rule 1: headers is an object of texts, not "),
+        ('[{"action": "cut", "path": "("}]', "rule 1: missing ), unterminated subpattern"),
+        ('[{"action": "cut", "chance": 2}]', "rule 1: chance is a number from 0 to 1, not 2"),
+    ],
+)
+def test_a_bad_file_is_refused_whole_and_in_one_line(raw, tmp_path, text, said):
+    path = tmp_path / "faults.json"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError) as caught:
         raw.server.faults.load(path)
-    with pytest.raises(ValueError, match="no fault is called 'explode'"):
-        Rule("explode")
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)
+    assert [raw.get(URL).status for _ in range(3)] == [200, 200, 200]
+
+
+def test_a_rule_is_not_used_up_by_what_it_cannot_touch(raw, dicom):
+    rules = {action: raw.server.faults.add(Rule(action)) for action in ("foreign", "digest", "change", "overrun")}
+    rules |= {action: raw.server.faults.add(Rule(action)) for action in ("ignore_range", "damage_member", "malformed")}
+    hits = lambda: {action for action, rule in rules.items() if raw.server.faults.hits(rule)}  # noqa: E731
+    raw.get("/data/JSESSION")
+    assert hits() == set()
+    raw.get("/data/projects?format=json")
+    assert hits() == {"malformed"}
+    raw.get(f"{dicom}/a.dcm")
+    assert hits() == {"malformed", "change"}
+    raw.get(f"{dicom}/a.dcm", Range="bytes=0-9")
+    assert hits() == {"malformed", "change", "ignore_range"}
+    raw.get(f"{dicom}?format=zip")
+    raw.get(URL)
+    assert hits() == set(rules) - {"overrun"}
+
+
+def test_a_range_that_runs_past_the_end_and_falls_silent(raw, dicom):
+    """Contract 5.2: more is promised than there is, and nothing tells."""
+    raw.server.faults.add(Rule("overrun", size=100))
+    connection = http.client.HTTPConnection(raw.server.host, raw.server.port, timeout=0.5)
+    cookie = raw.get("/data/JSESSION").text
+    connection.request("GET", f"{dicom}/a.dcm", headers={"Range": "bytes=1000-", "Cookie": f"JSESSIONID={cookie}"})
+    answer = connection.getresponse()
+    assert (answer.status, answer.headers["Content-Range"]) == (206, "bytes 1000-1123/1024")
+    assert answer.headers["Content-Length"] == "124"
+    assert answer.read(24) == (bytes(range(256)) * 4)[1000:]
+    with pytest.raises(TimeoutError):
+        answer.read(1)
+    connection.close()
 
 
 def test_slow_server_options_still_answer_right(start, small, dicom):

@@ -17,14 +17,16 @@
 | gzip | body and header say gzip though nobody asked | |
 | ignore_range | 200 with the whole body for a Range | |
 | other_range | a range ``size`` bytes further on than asked, correctly labelled | size |
+| overrun | a range that ends ``size`` bytes past the file: said so, promised, then silence (contract 5.2) | size |
 | change | other bytes of the same length | |
 | damage_member | one byte of zip member number ``at`` is wrong, its CRC is not | at |
 | digest, empty_size | every digest of a listing is wrong; every Size is empty | |
 | foreign | the URIs of a files listing name another session | |
 | malformed, truncate | a listing that is no JSON; one that breaks off though its length is right | |
 
-Rules count requests that match; the order of rules decides when several fire. A rule with a ``chance`` below 1 matches
-that share of them only, drawn at random (the same ones in each run that asks in the same order).
+Rules count requests that match and that the action can touch: a fault of listings lets a file pass and is not used up
+by it. The order of rules decides when several fire. A rule with a ``chance`` below 1 matches that share of them only,
+drawn at random (the same ones in each run that asks in the same order).
 """
 
 from __future__ import annotations
@@ -35,41 +37,77 @@ import json
 import random
 import re
 import threading
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from xnatfs.demo import pages
 from xnatfs.demo.ask import Answer, Slice, Stream
 from xnatfs.demo.content import Content
 
-ACTIONS = frozenset(
-    [
-        "delay",
-        "no_answer",
-        "close",
-        "stall",
-        "cut",
-        "reset",
-        "drip",
-        "status",
-        "login_page",
-        "login_redirect",
-        "unauthorized",
-        "expire",
-        "length",
-        "gzip",
-        "ignore_range",
-        "other_range",
-        "change",
-        "damage_member",
-        "digest",
-        "empty_size",
-        "foreign",
-        "malformed",
-        "truncate",
-    ]
-)
+
+class Request(Protocol):
+    """What is known before there is an answer; `Ask` is one."""
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+    def get(self, name: str, default: str = "") -> str: ...
+
+
+Touches = Callable[[Any], bool]
+
+
+def _any(_: object) -> bool:
+    return True
+
+
+def _none(_: object) -> bool:
+    return False
+
+
+def _of_content(answer: Answer) -> bool:
+    return isinstance(answer.body, Slice) and answer.body.content.size > 0
+
+
+def _of_range(answer: Answer) -> bool:
+    return answer.status == 206 and _of_content(answer)
+
+
+def _of_known_length(answer: Answer) -> bool:
+    return not isinstance(answer.body, Stream)
+
+
+def _of_json(answer: Answer) -> bool:
+    return answer.status == 200 and "json" in answer.type and isinstance(answer.body, bytes)
+
+
+def _holds(pattern: bytes) -> Touches:
+    return lambda answer: _of_json(answer) and re.search(pattern, answer.body) is not None
+
+
+_DIGEST, _SIZE, _URI = rb'"digest":"[0-9a-f]{32}"', rb'"Size":"[0-9]*"', rb'"URI":"/data/experiments/[^/"]+/'
+REQUESTS: Mapping[str, Callable[[Request], bool]] = {
+    **dict.fromkeys(("delay", "no_answer", "close", "status", "login_page", "login_redirect", "unauthorized"), _any),
+    **dict.fromkeys(("expire", "stall", "cut", "reset", "drip"), _any),
+    "ignore_range": lambda request: "range" in request.headers,
+    "damage_member": lambda request: request.get("format") == "zip",
+}
+"""Actions that are decided on when the request is there: which requests they can touch."""
+ANSWERS: Mapping[str, Callable[[Answer], bool]] = {
+    "length": _of_known_length,
+    "gzip": _any,
+    "other_range": _of_range,
+    "overrun": _of_range,
+    "change": _of_content,
+    "digest": _holds(_DIGEST),
+    "empty_size": _holds(_SIZE),
+    "foreign": _holds(_URI),
+    "malformed": _of_json,
+    "truncate": _of_json,
+}
+"""Actions that spoil the real answer: which answers they can touch."""
+ACTIONS = frozenset((*REQUESTS, *ANSWERS))
 
 
 @dataclass(frozen=True)
@@ -101,6 +139,24 @@ class Rule:
         if self.action not in ACTIONS:
             raise ValueError(f"no fault is called {self.action!r}; there are: {', '.join(sorted(ACTIONS))}")
 
+    @classmethod
+    def of(cls, entry: Any) -> Rule:
+        """What a file says. Raises ValueError: a field that is unknown, missing or of the wrong kind."""
+        if not isinstance(entry, dict):
+            raise ValueError(f"an object is expected, not {entry!r:.40}")
+        if "action" not in entry:
+            raise ValueError("it has no action")
+        for name, value in entry.items():
+            if name not in _KINDS:
+                raise ValueError(f"unknown {name}; there are: {', '.join(sorted(_KINDS))}")
+            wanted, what, right = _KINDS[name]
+            if not isinstance(value, wanted) or isinstance(value, bool) or not right(value):
+                raise ValueError(f"{name} is {what}, not {json.dumps(value):.40}")
+        rule = cls(**entry)
+        for pattern in (rule.method, rule.path, rule.query):
+            re.compile(pattern)
+        return rule
+
     def matches(self, method: str, path: str, query: str) -> bool:
         return (
             (not self.method or re.fullmatch(self.method, method) is not None)
@@ -113,6 +169,25 @@ class Rule:
         if self.fraction is not None and length is not None:
             return int(length * self.fraction)
         return self.at
+
+
+_NUMBER = (int, float)
+_KINDS: Mapping[str, tuple[Any, str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("action", "method", "path", "query", "body", "type"), (str, "a text", _any)),
+    **dict.fromkeys(("skip", "at"), (int, "a number from 0 on", lambda value: value >= 0)),
+    "count": ((int, type(None)), "a number from 0 on, or null for always", lambda value: value is None or value >= 0),
+    "chance": (_NUMBER, "a number from 0 to 1", lambda value: 0 <= value <= 1),
+    "fraction": ((*_NUMBER, type(None)), "a number from 0 to 1", lambda value: value is None or 0 <= value <= 1),
+    "seconds": (_NUMBER, "a number of seconds", lambda value: 0 <= value < 1e9),
+    "size": (int, "a number of bytes", _any),
+    "status": (int, "an HTTP status", lambda value: 200 <= value <= 599),
+    "headers": (
+        dict,
+        "an object of texts",
+        lambda value: all(isinstance(text, str) and text.isprintable() for text in (*value, *value.values())),
+    ),
+}
+"""Field of `Rule` -> type, what it is in words, and whether a value of that type is one. A file is written by hand."""
 
 
 class Faults:
@@ -134,16 +209,24 @@ class Faults:
         return rule
 
     def load(self, path: Path) -> None:
-        """Rules from a JSON file: a list of objects with the fields of `Rule` (ValueError says what is wrong)."""
-        known = {f.name for f in fields(Rule)}
-        entries: Any = json.loads(path.read_text())
+        """Rules from a JSON file: a list of objects with the fields of `Rule`.
+
+        Raises ValueError, whose text says in one line what is wrong and in which rule, and OSError.
+        """
+        try:
+            entries: Any = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"no JSON: {error}") from None
         if not isinstance(entries, list):
-            raise ValueError(f"{path}: a list of rules is expected")
+            raise ValueError("a list of rules is expected")
+        rules = []
         for number, entry in enumerate(entries, 1):
-            unknown = set(entry) - known
-            if unknown:
-                raise ValueError(f"{path}: rule {number}: unknown {', '.join(sorted(unknown))}")
-            self.add(Rule(**entry))
+            try:
+                rules.append(Rule.of(entry))
+            except (ValueError, re.error) as error:
+                raise ValueError(f"rule {number}: {error}") from None
+        for rule in rules:  # all of a file or nothing
+            self.add(rule)
 
     def remove(self, rule: Rule) -> None:
         with self._lock:
@@ -163,12 +246,19 @@ class Faults:
             fired = max(0, self._seen.get(id(rule), 0) - rule.skip)
         return fired if rule.count is None else min(fired, rule.count)
 
-    def take(self, method: str, path: str, query: str) -> list[Rule]:
-        """The rules that fire for this request."""
+    def take(self, method: str, path: str, query: str, request: Request) -> list[Rule]:
+        """The rules that fire for this request, but for those that spoil its answer."""
+        return self._fired(method, path, query, REQUESTS, request)
+
+    def take_for(self, method: str, path: str, query: str, answer: Answer) -> list[Rule]:
+        """The rules that spoil this answer."""
+        return self._fired(method, path, query, ANSWERS, answer)
+
+    def _fired(self, method: str, path: str, query: str, touches: Mapping[str, Touches], what: object) -> list[Rule]:
         fired = []
         with self._lock:
             for rule in self._rules:
-                if not rule.matches(method, path, query):
+                if not rule.matches(method, path, query) or not touches.get(rule.action, _none)(what):
                     continue
                 if rule.chance < 1.0 and self._random.random() >= rule.chance:
                     continue
@@ -249,25 +339,32 @@ _FLIP = bytes(255 - value for value in range(256))
 
 
 def spoiled(answer: Answer, rule: Rule) -> Answer:
-    """The real answer, spoilt as the rule says."""
+    """The real answer, spoilt as a rule says that `Faults.take_for` gave for it."""
     body = answer.body
-    if rule.action == "change" and isinstance(body, Slice):
-        answer.body = Slice(_Changed(body.content), body.start, body.stop, body.promised)
-    elif rule.action == "other_range" and isinstance(body, Slice) and answer.status == 206:
-        size = body.content.size
-        start = min(body.start + rule.size, size)
-        stop = min(body.stop + rule.size, size)
-        answer.body = Slice(body.content, start, stop, stop - start)
-        answer.set("Content-Range", f"bytes {start}-{stop - 1}/{size}")
-    elif rule.action == "gzip":
-        answer.body = gzip.compress(_all(body), mtime=0)
-        answer.set("Content-Encoding", "gzip")
-        answer.chunked = False
-    elif isinstance(body, bytes) and answer.status == 200:
+    if isinstance(body, Slice):
+        _spoil_content(answer, body, rule)
+    elif isinstance(body, bytes) and rule.action != "gzip":
         answer.body = _listing(body, rule)
         if rule.action == "truncate":
             answer.chunked = False
+    if rule.action == "gzip":
+        answer.body = gzip.compress(_all(body), mtime=0)
+        answer.set("Content-Encoding", "gzip")
+        answer.chunked = False
     return answer
+
+
+def _spoil_content(answer: Answer, body: Slice, rule: Rule) -> None:
+    size = body.content.size
+    if rule.action == "change":
+        answer.body = Slice(_Changed(body.content), body.start, body.stop, body.promised)
+    elif rule.action == "other_range":
+        start, stop = min(body.start + rule.size, size), min(body.stop + rule.size, size)
+        answer.body = Slice(body.content, start, stop, stop - start)
+        answer.set("Content-Range", f"bytes {start}-{stop - 1}/{size}")
+    elif rule.action == "overrun":
+        answer.body = Slice(body.content, body.start, size, size + rule.size - body.start)
+        answer.set("Content-Range", f"bytes {body.start}-{size + rule.size - 1}/{size}")
 
 
 def _all(body: bytes | Slice | Stream) -> bytes:
@@ -283,11 +380,11 @@ def _listing(body: bytes, rule: Rule) -> bytes:
     if rule.action == "truncate":
         return body[: rule.offset(len(body)) or len(body) // 2]
     if rule.action == "digest":
-        return re.sub(rb'"digest":"[0-9a-f]{32}"', b'"digest":"' + b"0" * 32 + b'"', body)
+        return re.sub(_DIGEST, b'"digest":"' + b"0" * 32 + b'"', body)
     if rule.action == "empty_size":
-        return re.sub(rb'"Size":"[0-9]*"', b'"Size":""', body)
+        return re.sub(_SIZE, b'"Size":""', body)
     if rule.action == "foreign":
-        return re.sub(rb'"URI":"/data/experiments/[^/"]+/', b'"URI":"/data/experiments/XNAT_E99999/', body)
+        return re.sub(_URI, b'"URI":"/data/experiments/XNAT_E99999/', body)
     return body
 
 

@@ -214,7 +214,8 @@ class DemoServer:
         record = RequestRecord(request.method, path, query, range=headers.get("range", ""), headers=headers)
         with self._log_lock:
             self._log.append(record)
-        rules = self.faults.take(request.method, path, query)
+        ask = Ask(request.method, path, parse_query(query), headers)
+        rules = self.faults.take(request.method, path, query, ask)
         if self.options.latency:
             await asyncio.sleep(self.options.latency)
         for rule in rules:
@@ -229,11 +230,13 @@ class DemoServer:
             if rule.action in ("close", "no_answer"):
                 await hang_up(request)
                 return web.StreamResponse()
-        ask = Ask(request.method, path, parse_query(query), headers)
         answer = next((a for rule in rules if (a := faults.instead(rule, self.context_path)) is not None), None)
         if answer is None:
             await self._read_body(request, ask)
             answer = await self._answer(ask, rules)
+            for rule in self.faults.take_for(request.method, path, query, answer):
+                rules.append(rule)
+                answer = faults.spoiled(answer, rule)
         record.user = ask.user
         if self.options.service_time and not isinstance(answer.body, bytes) and request.method != "HEAD":
             assert self._places is not None
@@ -247,12 +250,8 @@ class DemoServer:
     async def _answer(self, ask: Ask, rules: list[Rule]) -> Answer:
         ask.damage = next((faults.MemberDamage(rule.at) for rule in rules if rule.action == "damage_member"), None)
         if self.service.is_kept(ask):
-            answer = self.service.handle(ask)
-        else:
-            answer = await asyncio.to_thread(self.service.handle, ask)
-        for rule in rules:
-            answer = faults.spoiled(answer, rule)
-        return answer
+            return self.service.handle(ask)
+        return await asyncio.to_thread(self.service.handle, ask)
 
     @staticmethod
     async def _read_body(request: web.BaseRequest, ask: Ask) -> None:
