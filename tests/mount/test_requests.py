@@ -141,6 +141,15 @@ def test_an_absent_name_costs_nothing_once_its_directory_is_known(server, mnt):
     assert asked(server) == []
 
 
+def test_open_and_close_fetch_nothing(server, mnt):
+    folder = f"{mnt}{SESSION}/1/DICOM"
+    for name in os.listdir(folder)[:5]:
+        descriptor = os.open(f"{folder}/{name}", os.O_RDONLY)
+        assert os.fstat(descriptor).st_size == 2048
+        os.close(descriptor)
+    assert not any("/files/" in line or "format=zip" in line for line in asked(server))
+
+
 def test_many_readers_of_one_file_cause_one_download(tmp_path):
     from concurrent.futures import ThreadPoolExecutor
 

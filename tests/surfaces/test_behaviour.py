@@ -7,6 +7,7 @@ import io
 import json
 import random
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timezone
 
 import pytest
 from support import truth
@@ -130,9 +131,31 @@ def test_the_metadata_directory_is_unlisted_and_holds_tables_and_documents(face,
     assert isinstance(json.loads(face.read("/.xnat/status.json")), dict)
 
 
+def test_inode_numbers_are_unique_among_everything_that_a_mount_shows(face):
+    """Directories, files and what stands in .xnat, of all projects."""
+    seen, waiting = {}, ["/"]
+    while waiting:
+        here = waiting.pop()
+        below = here.rstrip("/")
+        for path in [f"{below}/{name}" for name in face.listdir(here)] + [f"{below}/.xnat"]:
+            try:
+                found = face.stat(path)
+            except Exception:  # no .xnat in .xnat, and none in a folder of a resource
+                assert path.endswith("/.xnat")
+                continue
+            assert seen.setdefault(found.ino, path) == path
+            if found.kind == "dir":
+                waiting.append(path)
+    assert len(seen) > 1000
+
+
 def test_times_are_the_archives_and_stay(face, demo):
     path, _ = _largest(demo)
     first = face.stat(path).mtime_ns
-    assert first > 0
+    project, _, label = path.split("/")[1:4]
+    (session,) = (
+        e for e in demo.archive.experiments_of(demo.archive.projects[project]) if e.label_in(project) == label
+    )
+    assert first // 10**9 == int(session.inserted.replace(tzinfo=timezone.utc).timestamp())
     face.read(path)
     assert face.stat(path).mtime_ns == first

@@ -76,6 +76,7 @@ class TestOptions:
         assert options["use_ino"] is True
         assert options["attr_timeout"] == options["entry_timeout"] == "15"
         assert options["negative_timeout"] == "15"
+        assert MountOptions().kernel_options()["negative_timeout"] == "5"
         assert (options["max_background"], options["congestion_threshold"]) == ("200", "150")
         assert not {"uid", "gid", "umask"} & set(options), "libfuse would make files writable with its umask"
 
