@@ -95,19 +95,23 @@ class Hunt:
     def status(self, chance):
         assert b"counters" in Path(self.face.path("/.xnat/status.json")).read_bytes()
 
+    def document(self, chance):
+        where = chance.choice(["/P", "/P/S", "/P/S/E", "/P/S/E/1"])
+        assert self.face.read(f"{where}/.xnat/{chance.choice(['item.json', 'children.csv', 'children.json'])}")
+
     def refresh(self, chance):
         where = chance.choice(["", "/P", "/P/S/E"])
         assert self.face.read(f"{where}/.xnat/{chance.choice(['refresh', 'refresh-all'])}") == b"refreshed\n"
 
     def hangup(self, chance):
-        self.face.process.send_signal(signal.SIGHUP)
+        self.face.process.send_signal(chance.choice([signal.SIGHUP, signal.SIGUSR1]))
 
     def change(self, chance):
         with pytest.raises(OSError, match="Read-only"):
             Path(self.face.path(chance.choice(self.paths))).unlink()
 
     OPERATIONS = (
-        [look, names, absent, whole, part, part, held, attributes] * 4
+        [look, names, absent, whole, part, part, held, attributes, document] * 4
         + [link, space, status, change, refresh, hangup, mapped]
     )  # fmt: skip
 

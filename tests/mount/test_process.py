@@ -95,6 +95,25 @@ def test_a_mount_needs_no_standard_streams(archive, truth, tmp_path, where, clos
     assert not in_mounts(point)
 
 
+def test_a_mount_in_the_background_outlives_the_session_that_started_it(archive, truth, tmp_path):
+    """As when a terminal is closed, with all that runs in it."""
+    point, path = tmp_path / "mnt", next(iter(truth))
+    point.mkdir()
+    variables = environment(tmp_path, XNAT_USER="admin", XNAT_PASS="admin", PYTHONPATH=os.pathsep.join(sys.path))
+    with DemoServer(archive) as server:
+        words = (
+            f"{sys.executable} -m xnatfs mount {server.url} {point} --cache-dir {tmp_path / 'cache'}; echo; sleep 100"
+        )
+        with subprocess.Popen(
+            ["sh", "-c", words], env=variables, stdout=subprocess.PIPE, start_new_session=True
+        ) as shell:
+            assert b"is mounted on" in shell.stdout.readline()
+            os.killpg(shell.pid, signal.SIGKILL)
+        assert Path(f"{point}{path}").read_bytes() == truth[path]
+        subprocess.run([sys.executable, "-m", "xnatfs", "umount", str(point)], env=variables, check=True, timeout=60)
+        assert server.logins.active() == 0
+
+
 def _ended(mount):
     assert mount.end() == 0
     assert not in_mounts(mount.path)
