@@ -192,7 +192,7 @@ def test_other_bytes(raw, dicom):
 def test_listings_gone_wrong(raw, dicom):
     honest = raw.rows(URL)
     raw.server.faults.add(Rule("digest"))
-    assert {row["digest"] for row in raw.rows(URL)} == {"0" * 32}
+    assert [row["digest"] for row in raw.rows(URL)] == [row["digest"][::-1] for row in honest]
     raw.server.faults.add(Rule("empty_size"))
     assert {row["Size"] for row in raw.rows(URL)} == {""}
     raw.server.faults.add(Rule("foreign"))

@@ -86,7 +86,7 @@ def _holds(pattern: bytes) -> Touches:
     return lambda answer: _of_json(answer) and re.search(pattern, answer.body) is not None
 
 
-_DIGEST, _SIZE, _URI = rb'"digest":"[0-9a-f]{32}"', rb'"Size":"[0-9]*"', rb'"URI":"/data/experiments/[^/"]+/'
+_DIGEST, _SIZE, _URI = rb'"digest":"([0-9a-f]{32})"', rb'"Size":"[0-9]*"', rb'"URI":"/data/experiments/[^/"]+/'
 REQUESTS: Mapping[str, Callable[[Request], bool]] = {
     **dict.fromkeys(("delay", "no_answer", "close", "status", "login_page", "login_redirect", "unauthorized"), _any),
     **dict.fromkeys(("expire", "stall", "cut", "reset", "drip"), _any),
@@ -380,7 +380,7 @@ def _listing(body: bytes, rule: Rule) -> bytes:
     if rule.action == "truncate":
         return body[: rule.offset(len(body)) or len(body) // 2]
     if rule.action == "digest":
-        return re.sub(_DIGEST, b'"digest":"' + b"0" * 32 + b'"', body)
+        return re.sub(_DIGEST, lambda found: b'"digest":"' + found[1][::-1] + b'"', body)
     if rule.action == "empty_size":
         return re.sub(_SIZE, b'"Size":""', body)
     if rule.action == "foreign":
