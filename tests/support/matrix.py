@@ -21,7 +21,6 @@ from pathlib import Path
 
 from support.faces import until
 from support.truth import md5
-
 from xnatfs.deadlines import AFTERMATH
 from xnatfs.demo import Archive, Rule
 from xnatfs.demo.content import Pattern
