@@ -19,7 +19,7 @@ from xnatfs.demo import DemoServer
 from xnatfs.demo.faults import ACTIONS
 
 FULL = os.environ.get("XNATFS_MATRIX") == "full"
-AT_ONCE = 4
+AT_ONCE = 8
 SEMANTICS = Path(__file__).parents[2] / "xnatfs" / "docs" / "semantics.md"
 
 
@@ -32,6 +32,8 @@ def chosen(loop: str) -> list:
     for fault in FAULTS:
         for kind in ("listing", "bytes", "local"):
             names = [name for name, of in OPERATIONS.items() if of == kind and fault.meets(name)]
+            if not names:
+                continue
             picked = chance.sample(names, 2) if len(names) > 1 else names * 2
             loops = chance.sample(["fast", "plain"], 2)
             for name, always, of in zip(picked, (False, True), loops, strict=True):
@@ -59,7 +61,7 @@ def test_the_table_in_the_document_is_this_one():
 
 
 @pytest.mark.mount
-@pytest.mark.timeout(1500 if FULL else 120)
+@pytest.mark.timeout(1500 if FULL else 240)
 @pytest.mark.parametrize("loop", ["fast", "plain"])
 def test_right_or_the_tabled_errno_in_time_and_right_again_afterwards(tmp_path, loop):
     part = chosen(loop)
