@@ -329,12 +329,12 @@ class Runner:
         if cell.kind == "local":
             handle = os.open(file, os.O_RDONLY)
             call["release"] = lambda: os.close(handle)
-        if beside and OPERATIONS[beside] == "listing":
-            Path(f"{top}/.xnat/refresh").read_bytes()
         rules = self._rules(cell, number)
         reading = None
         if beside:
-            reading = threading.Thread(target=outcome_of, args=(call[beside],))
+            # a refresh, or nothing would be asked for; with the fault there already, since it may be what meets it
+            first = Path(f"{top}/.xnat/refresh").read_bytes if OPERATIONS[beside] == "listing" else lambda: None
+            reading = threading.Thread(target=lambda: (outcome_of(first), outcome_of(call[beside])))
             reading.start()
             until(lambda: self.server.faults.hits(rules[-1]) or not reading.is_alive())
         began = time.monotonic()
