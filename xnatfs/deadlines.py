@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from xnatfs.errors import TimedOut
 
@@ -41,3 +43,28 @@ class Deadline:
         """Raise `TimedOut` naming ``what`` when the time is up."""
         if self.expired():
             raise TimedOut(f"{what}: no answer within {self.seconds:g} s")
+
+
+class Budget:
+    """The deadline of one call, shared by all the steps that a thread takes for it."""
+
+    def __init__(self, seconds: float, clock: Clock = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._here = threading.local()
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Round what is one call to whoever waits for it; within another one, that one's deadline stands."""
+        if getattr(self._here, "deadline", None) is not None:
+            yield
+            return
+        self._here.deadline = Deadline(self._seconds, self._clock)
+        try:
+            yield
+        finally:
+            self._here.deadline = None
+
+    def deadline(self) -> Deadline:
+        """That of the present call; outside of any, one that begins now."""
+        return getattr(self._here, "deadline", None) or Deadline(self._seconds, self._clock)

@@ -134,7 +134,7 @@ class Callbacks:
                     return 0
                 if name in memo.absent:
                     return -errno.ENOENT
-            with self._waiting:
+            with self._waiting, self._vfs.call():
                 packed = self._stat(path, parent, name, memo)
             abi.memmove(buffer, packed, abi.STAT_SIZE)
             return 0
@@ -183,7 +183,7 @@ class Callbacks:
     def opendir(self, path: bytes, info: int) -> int:
         try:
             self._served.opendir += 1
-            with self._waiting:
+            with self._waiting, self._vfs.call():
                 handle = self._operations.opendir(decode(path))
             FileInfo.from_address(info).fh = handle
             return 0
@@ -215,7 +215,7 @@ class Callbacks:
         try:
             self._served.open += 1
             opened = FileInfo.from_address(info)
-            with self._waiting:
+            with self._waiting, self._vfs.call():
                 opened.fh, pages = self._operations.open_file(decode(path), opened.flags, path)
             if pages is KEEP:
                 opened.bits |= abi.KEEP_CACHE

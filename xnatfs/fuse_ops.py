@@ -167,7 +167,8 @@ class XnatOperations:
                 setattr(self.served, operation, getattr(self.served, operation) + 1)
             else:
                 self.stats.add(f"operations.{operation}")
-            return getattr(self, operation)(*arguments)
+            with self.vfs.call():
+                return getattr(self, operation)(*arguments)
         except BaseException as problem:
             code = answer(operation, problem, self.failed)
         raise AnsweredError(code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 from xnatfs.tree.nodes import Attributes, Kind, Node
@@ -56,6 +57,10 @@ class Space(Protocol):
 
 class Vfs(Protocol):
     """What the FUSE face needs of the file system. `close` may be called twice and ends every wait with an error."""
+
+    def call(self) -> AbstractContextManager[None]:
+        """Round several of these that are one call to the kernel: they share its deadline."""
+        ...
 
     def attributes(self, node: Any) -> Attributes: ...
     def getattr(self, path: str) -> Attributes: ...

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from xnatfs.browse import Browser
 from xnatfs.cache.listings import Listings, Submit
 from xnatfs.cache.store import Identity
-from xnatfs.deadlines import Clock, Deadline
+from xnatfs.deadlines import Budget, Clock, Deadline
 from xnatfs.errors import InvalidRequest, IsADirectory, NoAttribute, NotADirectory, NotFound
 from xnatfs.opened import ArchiveFile, Entry, Member, OpenFile, Reader, Siblings, TextFile
 from xnatfs.questions import Archive
@@ -97,12 +97,13 @@ class Vfs:
         self._clock = clock
         self._series = series
         self._listings = Listings(submit, clock=clock, stats=stats, ttl=self._timing.ttl)
+        self._budget = Budget(self._timing.metadata, clock)
+        self._soon = self._budget.deadline
+        self.call = self._budget.call
+        """To be entered round several of these calls that are one to whoever waits for it: they share a deadline."""
         self._places: dict[str, _Place] = {}
         self._told: list[Callable[[], None]] = []
         self._browser = Browser(archive, self._listings, clock=clock, status=status, scan_names=scan_names)
-
-    def _soon(self) -> Deadline:
-        return Deadline(self._timing.metadata, self._clock)
 
     def _read_deadline(self) -> Deadline:
         return Deadline(self._timing.read, self._clock)
@@ -118,7 +119,8 @@ class Vfs:
         return Attributes(kind_of(node), node.ino, self._size(node), node.mtime_ns)
 
     def getattr(self, path: str) -> Attributes:
-        return self.attributes(self.lookup(path))
+        with self.call():
+            return self.attributes(self.lookup(path))
 
     def directory(self, path: str, *, wanted: str = "") -> Directory:
         """A directory as it is now. Raises `NotADirectory`.
@@ -145,7 +147,8 @@ class Vfs:
         return list(self._xattrs(path))
 
     def _xattrs(self, path: str) -> dict[str, bytes]:
-        node = self._browser.complete(self.lookup(path, follow=True), self._soon())
+        with self.call():
+            node = self._browser.complete(self.lookup(path, follow=True), self._soon())
         since = self._browser.since(node.address) if isinstance(node, DirNode) else ""
         return {**attributes.xattrs(node), **({SINCE: since.encode()} if since else {})}
 
@@ -195,6 +198,10 @@ class Vfs:
 
         ``walking``: whoever opens it has just listed its directory, and may want all that is there.
         """
+        with self.call():
+            return self._open(path, walking)
+
+    def _open(self, path: str, walking: bool) -> OpenFile:
         above, _, name = path.rstrip("/").rpartition("/")
         place = self._places.get(above)
         node: Node | None = None

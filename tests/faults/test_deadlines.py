@@ -424,6 +424,20 @@ def test_the_kernels_queue_for_a_name_does_not_add_up_time_outs(tmp_path):
 
 
 @pytest.mark.mount
+@pytest.mark.parametrize("loop", ["fast", "plain"])
+def test_the_steps_of_a_call_share_its_deadline(tmp_path, loop):
+    """A size that no listing has is asked for behind the listing: each of the two is in time, together they are not."""
+    archive, _ = one_file(1000)
+    options = ["--metadata-timeout", "2"]
+    with DemoServer(archive) as server, mounted(server.url, tmp_path / "mnt", tmp_path, *options, loop=loop) as face:
+        face.listdir("/P/S/E/1")
+        server.faults.add(Rule("empty_size", count=None))
+        server.faults.add(Rule("delay", path="/files", seconds=1.2, count=None))
+        assert _code(face.stat, ONE_FILE) == "ETIMEDOUT"
+        until(lambda: _code(face.stat, ONE_FILE) == "ok")
+
+
+@pytest.mark.mount
 def test_the_kernels_queue_for_a_page_does_not_add_up_time_outs(tmp_path):
     """It reads a page once more if that failed in advance, and again for each who wants it."""
     archive, _ = one_file(1_000_000)

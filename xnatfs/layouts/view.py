@@ -74,6 +74,7 @@ class View:
         self._assembled = Assembled(clock)
         self._spots: dict[str, Spot] = {}
         plain.on_refresh(self._forget)
+        self.call = plain.call
         self.attributes = plain.attributes
         self.statfs = plain.statfs
         self.close = plain.close
