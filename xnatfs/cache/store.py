@@ -65,7 +65,11 @@ _WARN_AGAIN = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What makes two files the same bytes: the digest and size, or else the address, size and date."""
+    """What makes two files the same bytes: the address and size, and the digest, or else the date.
+
+    The address also where there is a digest: parts are used before the whole was compared with it, and of two files
+    of which the listing tells the same wrong digest one would be read as the other.
+    """
 
     uri: str
     size: int
@@ -91,8 +95,8 @@ class Usage:
 def key_of(namespace: str, identity: Identity) -> str:
     """The name of an entry: 40 hex digits that tell nothing of it."""
     digest = usable_digest(identity.digest)
-    parts = ("digest", digest) if digest else ("address", identity.uri, identity.stamp)
-    text = "\0".join((namespace, str(identity.size), *parts))
+    tells = ("digest", digest) if digest else ("date", identity.stamp)
+    text = "\0".join((namespace, str(identity.size), *tells, identity.uri))
     return blake2b(text.encode("utf-8", "surrogateescape"), digest_size=indexes.KEY_BYTES).hexdigest()
 
 
