@@ -64,7 +64,8 @@ def write_runs(entry: Entry, content: bytes, runs: list[tuple[int, int]]) -> set
         last = min(first + count, total)
         if first < last:
             entry.write(first, content[first * BLOCK : last * BLOCK])
-            brought |= set(range(first, last))
+            if entry._digest or not brought or last - first < total:  # a whole that nobody can judge is not joined
+                brought |= set(range(first, last))
     return brought
 
 
