@@ -64,7 +64,8 @@ def write_runs(entry: Entry, content: bytes, runs: list[tuple[int, int]]) -> set
         last = min(first + count, total)
         if first < last:
             entry.write(first, content[first * BLOCK : last * BLOCK])
-            brought |= set(range(first, last))
+            if entry._digest or not brought or last - first < total:  # a whole that nobody can judge is not joined
+                brought |= set(range(first, last))
     return brought
 
 
@@ -493,6 +494,30 @@ def test_a_whole_file_is_never_joined_with_parts_of_another_version(tmp_path: Pa
     assert entry.vouch(label) is None
     entry.write(0, CONTENT)
     assert entry.sound
+    entry.release()
+
+
+def test_a_whole_file_without_a_digest_is_kept_where_nothing_is_and_nowhere_else(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "cache")
+    entry = store.open(identity_of(CONTENT, digest=False))
+    entry.write(3, block(CONTENT, 3))
+    entry.write(0, CONTENT)
+    assert readable(entry, CONTENT) == {3}
+    entry.write(0, CONTENT[: 3 * BLOCK])
+    entry.write(4, CONTENT[4 * BLOCK :])
+    assert entry.sound
+    entry.release()
+
+
+def test_who_has_read_of_a_whole_file_does_not_read_on_in_another_version(tmp_path: Path) -> None:
+    """It was damaged on the disk, and what the server had to mend it was of another date."""
+    store = open_store(tmp_path / "cache")
+    entry = store.open(keep(store, CONTENT, digest=False))
+    assert entry.sound
+    label = entry.label  # and bytes go out without asking for more
+    entry.reset()
+    assert entry.vouch(label) is None
+    assert entry.vouch(entry.label) == entry.label
     entry.release()
 
 

@@ -5,23 +5,24 @@ from __future__ import annotations
 from xnatfs.cache.labels import Labels
 
 
-def test_only_a_label_under_which_unverified_bytes_went_out_is_spoilt_by_a_renewal() -> None:
+def test_only_a_label_under_which_bytes_went_out_is_spoilt_by_a_renewal() -> None:
     labels = Labels(verified=False)
     first = labels.now
-    assert labels.vouch(first, loose=True) == first
+    assert labels.vouch(first) == first
     labels.renew()
     second = labels.now
     labels.renew()  # nobody had anything under the second one
-    assert labels.vouch(first, loose=True) is None
-    assert labels.vouch(second, loose=True) == labels.now
+    assert labels.vouch(first) is None
+    assert labels.vouch(second) == labels.now
     assert len({first, second, labels.now}) == 3
 
 
-def test_what_the_digest_has_vouched_for_is_not_spoilt_afterwards() -> None:
-    labels = Labels(verified=False)
-    first = labels.vouch(labels.now, loose=True)
-    assert first is not None
-    labels.verified()
+def test_bytes_of_what_was_whole_may_have_gone_out_unseen() -> None:
+    labels = Labels(verified=True)
+    assert labels.now == ""
     labels.renew()
-    assert labels.vouch(first, loose=False) == labels.now
-    assert Labels(verified=True).now == ""
+    assert labels.vouch("") is None
+    later = labels.now
+    labels.whole()
+    labels.renew()
+    assert labels.vouch(later) is None

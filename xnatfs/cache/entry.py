@@ -198,10 +198,11 @@ class Entry:
         if whole and self._digest and digest_of(view, self._digest) != self._digest:
             raise ContentDamaged(_DAMAGED)  # a small file in one piece: known before anything is written
         generation, runs = self._claim(block, last, alone=whole)
-        if not runs:
+        if not runs or (whole and not self._digest and runs != [(0, last)]):
+            self._change(self._claimed.drop, runs)  # without a digest, nobody knows whether it fits to what is there
             return
         try:
-            vouched = whole and (runs == [(0, last)] or (bool(self._digest) and self._fits(view, generation)))
+            vouched = whole and (runs == [(0, last)] or self._fits(view, generation))
             held = self._keep(view, block, runs, generation, vouched)
             if held is not None:
                 self._finish(held, generation)
@@ -299,7 +300,7 @@ class Entry:
             self._stamp = stamp
             self.complete = complete and self._present.complete
             if self.complete:
-                self._labels.verified()
+                self._labels.whole()
             self._settle()
 
     @property
@@ -310,10 +311,10 @@ class Entry:
     def vouch(self, label: str) -> str | None:
         """Bytes are about to go out to somebody who has had some under ``label``: the label from now on.
 
-        None where those went out before the whole was compared with its digest, and there was a `reset` since.
+        None where there was a `reset` since.
         """
         with self._lock:
-            return self._labels.vouch(label, loose=not self.complete)
+            return self._labels.vouch(label)
 
     def disown(self) -> None:
         """The bytes here are of a version that is no more: a `reset` comes, and who opens it from now on has none."""

@@ -1,7 +1,7 @@
 """Which bytes of an entry fit together, for those who keep some of them: the kernel its pages, a reader what it had.
 
-Parts of a file go out before the whole can be compared with its digest. If it then does not match, everything is
-forgotten and fetched anew, and what went out before must not be joined with what comes after.
+A `reset` forgets everything, since the server has another version or the whole did not match its digest. What went out
+before must not be joined with what comes after, whether it had been compared with a digest or not.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ class Labels:
     def __init__(self, *, verified: bool) -> None:
         self.now = "" if verified else str(next(_NUMBERS))
         """Equal for equal bytes: empty where the whole was verified from the start, else of this object alone."""
-        self._loose = False  # bytes went out under this label that nobody has compared with the digest of the whole
-        self._spoilt: set[str] = set()  # earlier labels under which such bytes went out
+        self._out = verified  # somebody may have had bytes under this label
+        self._spoilt: set[str] = set()  # earlier labels of which that is so
 
-    def vouch(self, label: str, *, loose: bool) -> str | None:
-        """See `Entry.vouch`. ``loose``: the whole has not been verified."""
+    def vouch(self, label: str) -> str | None:
+        """See `Entry.vouch`."""
         if label in self._spoilt:
             return None
-        self._loose = self._loose or loose
+        self._out = True
         return self.now
 
-    def verified(self) -> None:
-        """The whole matches its digest, hence all that went out under this label."""
-        self._loose = False
+    def whole(self) -> None:
+        """All is there: bytes go out without being vouched for from now on."""
+        self._out = True
 
     def renew(self) -> None:
         """What comes from now on may be of another version."""
-        if self._loose:
+        if self._out:
             self._spoilt.add(self.now)
-        self._loose = False
+        self._out = False
         self.now = str(next(_NUMBERS))

@@ -279,7 +279,7 @@ class Archive:
         try:
             if sum(map(len, pieces)) != member.size:
                 raise ContentDamaged("shorter in the archive than in the listing")
-            if not entry.complete and (member.digest or _nothing_is_in(entry)):
+            if not entry.complete:
                 entry.write(0, b"".join(pieces))
         except ContentDamaged as error:
             self._damaged(member, str(error))
