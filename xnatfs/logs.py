@@ -15,6 +15,7 @@ import sys
 import time
 import urllib.parse
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TextIO
 
@@ -109,11 +110,22 @@ class RateLimit(logging.Filter):
 
 
 class PrivateFileHandler(logging.handlers.WatchedFileHandler):
-    """A log file of mode 0600 that is opened anew when something (logrotate) moves it away."""
+    """A log file of mode 0600 that is opened anew when something (logrotate) moves it away.
+
+    What cannot be written, because the disk is full or the directory is gone, is left out.
+    """
 
     def _open(self) -> IO[str]:  # type: ignore[override]
         descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         return open(descriptor, "a", encoding="utf-8", errors="backslashreplace")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 def open_log(path: Path) -> PrivateFileHandler:

@@ -8,7 +8,8 @@ from typing import Any
 
 from xnatfs.cache.blocks import BLOCK
 from xnatfs.cache.disk import Disk
-from xnatfs.cache.store import Identity, Store, key_of
+from xnatfs.cache.identity import Identity, key_of
+from xnatfs.cache.store import Store
 from xnatfs.destination import Destination
 from xnatfs.errors import CacheFault, ContentDamaged
 from xnatfs.getting import Item

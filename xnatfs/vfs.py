@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from xnatfs.browse import Browser
+from xnatfs.cache.identity import Identity
 from xnatfs.cache.listings import Listings, Submit
-from xnatfs.cache.store import Identity
 from xnatfs.deadlines import Budget, Clock, Deadline
 from xnatfs.errors import InvalidRequest, IsADirectory, NoAttribute, NotADirectory, NotFound
 from xnatfs.opened import ArchiveFile, Entry, Member, OpenFile, Reader, Siblings, TextFile

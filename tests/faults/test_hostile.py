@@ -455,7 +455,7 @@ def test_files_of_another_session_are_never_taken():
 def test_a_digest_or_name_that_looks_like_a_path_never_names_a_file_of_the_cache(tmp_path):
     from support.cachedir import open_store
 
-    from xnatfs.cache.store import Identity
+    from xnatfs.cache.identity import Identity
 
     store = open_store(tmp_path / "cache")
     for text in ("../../evil", "/etc/evil", "a\0b", "x" * 5000, "..", "%2e%2e%2fevil"):

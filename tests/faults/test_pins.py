@@ -11,8 +11,9 @@ import pytest
 from support.cachedir import NAMESPACE, fill, identity_of, keep, open_store
 
 from xnatfs.cache.blocks import BLOCK
+from xnatfs.cache.identity import key_of
 from xnatfs.cache.pins import Pin, Pins, occupied
-from xnatfs.cache.store import Limits, key_of
+from xnatfs.cache.store import Limits
 
 FOUR = 4 * BLOCK
 ROOM = Limits(max_bytes=3 * occupied(FOUR))

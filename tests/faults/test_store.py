@@ -32,9 +32,10 @@ from xnatfs.cache import index as indexes
 from xnatfs.cache import store as store_module
 from xnatfs.cache.blocks import BLOCK, block_count
 from xnatfs.cache.hashing import Buffers
+from xnatfs.cache.identity import Identity, key_of
 from xnatfs.cache.idle import Idle
 from xnatfs.cache.ledger import Counts, Ledger
-from xnatfs.cache.store import Identity, Limits, Store, key_of
+from xnatfs.cache.store import Limits, Store
 from xnatfs.errors import CacheFault, ContentDamaged
 from xnatfs.stats import Stats
 from xnatfs.xnat.records import FileRecord
@@ -106,7 +107,7 @@ def test_what_is_listed_of_a_file_is_its_identity() -> None:
 
 def test_one_process_has_one_entry_per_identity_and_it_ends_with_the_last_release(tmp_path: Path) -> None:
     store = open_store(tmp_path / "cache")
-    first, second = store.open(identity_of(CONTENT)), store.open(identity_of(CONTENT, uri="/elsewhere"))
+    first, second = store.open(identity_of(CONTENT)), store.open(identity_of(CONTENT))
     assert first is second
     first.release()
     second.write(0, CONTENT[:BLOCK])
@@ -175,6 +176,23 @@ def test_idle_entries_are_bounded_and_give_their_space_back(tmp_path: Path) -> N
     for entry in entries:
         with pytest.raises(OSError):
             os.fstat(entry.fileno)
+
+
+def test_idle_entries_give_their_descriptors_to_who_lacks_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(tmp_path / "cache")
+    for number in range(3):
+        keep(store, four_blocks(number))
+    opening = store_module.open_file
+
+    def scarce(*arguments: Any) -> Any:
+        if store._idle._entries:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return opening(*arguments)
+
+    monkeypatch.setattr(store_module, "open_file", scarce)
+    works(store)
+    assert is_kept(store, CONTENT)
+    assert store.degraded is None
 
 
 def test_a_file_that_was_opened_and_not_read_leaves_nothing(tmp_path: Path) -> None:

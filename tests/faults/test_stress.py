@@ -23,7 +23,8 @@ from support.cachedir import entry_files, open_store
 from support.fakes import FakeDownload, FakeFile, FakeMember, FakeSource, content, zip_of
 
 from xnatfs.cache.blocks import BLOCK
-from xnatfs.cache.store import Identity, Limits, Store
+from xnatfs.cache.identity import Identity
+from xnatfs.cache.store import Limits, Store
 from xnatfs.deadlines import Deadline
 from xnatfs.errors import ContentChanged, ContentDamaged, Unreachable, XnatfsError
 from xnatfs.opened import ArchiveFile

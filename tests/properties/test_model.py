@@ -38,6 +38,7 @@ from xnatfs.transfer.pool import Pool, Tuning
 from xnatfs.vfs import Timing, Vfs
 from xnatfs.xnat.archive import Archive as RestArchive
 from xnatfs.xnat.client import Client
+from xnatfs.xnat.login import LONGEST_UNHEARD
 
 EXAMPLES = int(os.environ.get("XNATFS_EXAMPLES", "16"))
 FOLDER = "/P/S/E/1/R"
@@ -56,7 +57,7 @@ class Mounted:
     def __init__(self, url: str, cache: Path, clock: HandClock) -> None:
         stats = Stats()
         self._clock = clock
-        client = Client(url, Someone("admin", Hidden("admin")), sleep=lambda _: None, stats=stats)
+        client = Client(url, Someone("admin", Hidden("admin")), sleep=lambda _: None, clock=clock, stats=stats)
         self._archive = RestArchive(client)
         self._store = Store(cache, Limits(max_bytes=2**32), namespace="model", stats=stats, sweep_every=None)
         self._pool = Pool(self._archive, stats=stats, tuning=Tuning(backoff=0.0, grace=0.0))
@@ -384,6 +385,7 @@ class Model(RuleBasedStateMachine):
                 self.server.faults.remove(fault)
                 del self.troubles[kind]
                 self.over = True
+                self.clock.now += LONGEST_UNHEARD  # logins that were cut off are tried again after a pause
 
     @invariant()
     def local_answers_come_without_network(self) -> None:

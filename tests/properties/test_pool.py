@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from support.fakes import PATIENCE, FakeDownload, FakeEntry, FakeFile, FakeResource, FakeSource, content, md5, until
 
 from xnatfs.cache.blocks import BLOCK
-from xnatfs.cache.store import Identity, Limits, Store
+from xnatfs.cache.identity import Identity
+from xnatfs.cache.store import Limits, Store
 from xnatfs.deadlines import Deadline
 from xnatfs.errors import ContentChanged, ContentDamaged, Unreachable
 from xnatfs.stats import Stats

@@ -12,7 +12,8 @@ from typing import Any
 from xnatfs.cache import index as indexes
 from xnatfs.cache.blocks import BLOCK, block_count, block_length
 from xnatfs.cache.entry import Entry
-from xnatfs.cache.store import Identity, Limits, Store
+from xnatfs.cache.identity import Identity
+from xnatfs.cache.store import Limits, Store
 
 NAMESPACE = "0a1b2c"
 ROOMY = Limits(max_bytes=1 << 30)

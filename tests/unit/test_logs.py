@@ -6,6 +6,8 @@ import base64
 import io
 import logging
 import stat
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -166,3 +168,20 @@ def test_the_formatter_is_what_cleans(redactor):
 def test_control_characters_are_written_out():
     text = RedactingFormatter(Redactor(), "%(message)s").format(_record("label %s", "\x1b[2Jabc\r\x9b"))
     assert text == r"label \x1b[2Jabc\x0d\x9b"
+
+
+def test_what_cannot_be_logged_costs_no_call_and_is_left_out(tmp_path, capfd):
+    path = tmp_path / "log" / "m.log"
+    handler = logs.open_log(path)
+    path.unlink()
+    path.parent.rmdir()
+    handler.handle(logging.makeLogRecord({"msg": "nowhere to go"}))
+    path.parent.mkdir()
+    handler.handle(logging.makeLogRecord({"msg": "here again"}))
+    handler.close()
+    assert path.read_text() == "here again\n"
+    full = logs.open_log(Path("/dev/full"))
+    full.handle(logging.makeLogRecord({"msg": "no room"}))
+    with suppress(OSError):  # closing writes what is left
+        full.close()
+    assert capfd.readouterr().err == ""

@@ -24,6 +24,7 @@ Locks, in this order::
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import threading
@@ -32,7 +33,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 
 from xnatfs.cache import index as indexes
@@ -42,6 +42,7 @@ from xnatfs.cache.entry import Entry
 from xnatfs.cache.eviction import Evictor, Limits
 from xnatfs.cache.files import Files, Place, Stamp
 from xnatfs.cache.hashing import Buffers, usable_digest
+from xnatfs.cache.identity import Identity, key_of
 from xnatfs.cache.idle import Idle
 from xnatfs.cache.ledger import Counts, Ledger
 from xnatfs.cache.opening import open_file
@@ -49,7 +50,6 @@ from xnatfs.cache.pins import Pins
 from xnatfs.cache.private import PrivateFiles
 from xnatfs.errors import CacheFault
 from xnatfs.stats import Stats
-from xnatfs.xnat.records import FileRecord
 
 __all__ = ["Identity", "Limits", "Store", "Usage", "VerifyReport", "key_of"]
 
@@ -64,40 +64,11 @@ _WARN_AGAIN = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
-    """What makes two files the same bytes: the address and size, and the digest, or else the date.
-
-    The address also where there is a digest: parts are used before the whole was compared with it, and of two files
-    of which the listing tells the same wrong digest one would be read as the other.
-    """
-
-    uri: str
-    size: int
-    digest: str = ""
-    """MD5 in hex as the listing has it; empty when it has none."""
-    stamp: str = ""
-    """Anything that changes when the content does (the server's date); used where there is no digest."""
-
-    @classmethod
-    def of(cls, file: FileRecord, size: int, stamp: str) -> Identity:
-        """That of a listed file; ``size`` in bytes, which the listing need not have."""
-        return cls(uri=file.base + file.path, size=size, digest=file.digest, stamp=stamp)
-
-
-@dataclass(frozen=True, slots=True)
 class Usage:
     bytes: int
     """What the cache directory occupies on disk (an estimate until the first sweep of a cache without books)."""
     entries: int
     max_bytes: int
-
-
-def key_of(namespace: str, identity: Identity) -> str:
-    """The name of an entry: 40 hex digits that tell nothing of it."""
-    digest = usable_digest(identity.digest)
-    tells = ("digest", digest) if digest else ("date", identity.stamp)
-    text = "\0".join((namespace, str(identity.size), *tells, identity.uri))
-    return blake2b(text.encode("utf-8", "surrogateescape"), digest_size=indexes.KEY_BYTES).hexdigest()
 
 
 class Store:
@@ -268,6 +239,11 @@ class Store:
             found = open_file(self._disk, path, head, size, self._reserve_index)
         except FileNotFoundError:  # the directory was removed under us: make it again, once
             self._disk.prepare()
+            found = open_file(self._disk, path, head, size, self._reserve_index)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            self._end_idle()  # who are idle have the descriptors that are lacking
             found = open_file(self._disk, path, head, size, self._reserve_index)
         if found is not None:
             self._touch(found[0].fd)
