@@ -478,6 +478,15 @@ def test_what_fails_before_the_mount_is_live_is_said_by_the_command(logged_in, r
     fails(logged_in("mount", tmp_path / "missing"), 6, "mkdir -p")
     fails(logged_in("mount", point, "--cache-dir", point / "cache"), 2, "below the mountpoint")
     fails(logged_in("mount", point, "--log-file", point / "log"), 2, "below the mountpoint")
+    (tmp_path / "link").symlink_to(point.parent)
+    fails(logged_in("mount", point, "--cache-dir", tmp_path / "link" / point.name / "cache"), 2, "below the mountpoint")
+    (tmp_path / "bound").mkdir()
+    subprocess.run(["mount", "--bind", point.parent, tmp_path / "bound"], check=True)
+    try:
+        cache = tmp_path / "bound" / point.name / "cache"
+        fails(logged_in("mount", point, "--cache-dir", cache), 2, "below the mountpoint")
+    finally:
+        subprocess.run(["umount", tmp_path / "bound"], check=True)
     fails(logged_in("mount", point, "-o", "rw"), 2, "read-only")
     fails(logged_in("mount", point, FUSE_LIBRARY_PATH="/no/such/libfuse.so"), 5, "libfuse")
     fails(logged_in("umount", point), 6, "not mounted")

@@ -72,9 +72,15 @@ def plan(settings: Settings, mountpoint: str, config: Path | None) -> Plan:
         ("config file", config),
     ):
         # A file system that needs itself hangs.
-        if path is not None and Path(os.path.realpath(path)).is_relative_to(point):
+        if path is not None and _lies_below(path, point):
             raise SettingsError(f"the {what} {path} lies below the mountpoint {point}; choose another place for it")
     return found
+
+
+def _lies_below(path: Path, point: Path) -> bool:
+    """Whichever way it leads there: a link, or another mount of the directory that the mountpoint is in."""
+    real = Path(os.path.realpath(path))
+    return any(above.exists() and above.samefile(point) for above in (real, *real.parents))
 
 
 def mount_here(plan: Plan, login: Credentials | None, told: Callable[[str], None]) -> None:
