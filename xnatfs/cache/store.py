@@ -469,9 +469,9 @@ class Store:
     def _warn(self, what: str, message: str) -> None:
         now = self._clock()
         with self._lock:
-            due = not 0 <= now - self._warned.get(what, -_WARN_AGAIN) < _WARN_AGAIN
-            if due:
-                self._warned[what] = now
+            self._warned = {text: when for text, when in self._warned.items() if 0 <= now - when < _WARN_AGAIN}
+            due = what not in self._warned
+            self._warned.setdefault(what, now)
         if due:
             log.warning("%s", message)
 
