@@ -325,7 +325,8 @@ def test_who_lists_a_directory_and_reads_its_first_file_whole_gets_the_archive_w
     s.source.until(lambda: bool(s.source.archives))
     reader.close()
     s.copy(paths=list(s.resource.files)[1:])
-    assert (len(s.source.singles), len(s.source.archives)) == (1, 1)
+    assert len(s.source.archives) == 1
+    assert len(s.source.singles) <= 1  # none where the archive was there before the file itself had been asked for
 
 
 def test_who_lists_a_directory_and_reads_a_header_gets_no_archive(setup: Make) -> None:
