@@ -6,6 +6,7 @@ Locks: one of each class, leaves. Reading needs none.
 from __future__ import annotations
 
 import threading
+from weakref import WeakValueDictionary
 
 from xnatfs.deadlines import Clock
 from xnatfs.tree.directory import Directory, Later
@@ -64,13 +65,17 @@ class Assembled:
 
 
 class Tables:
-    """The tables of names that were made, bounded by their entries; those made longest ago are let go of first."""
+    """The tables of names that were made, bounded by their entries; those made longest ago are let go of first.
+
+    A table is known here as long as its directory is: it holds the listing that it is made from.
+    """
 
     def __init__(self, limit: int = 400_000) -> None:
         self._limit = limit
         self._lock = threading.Lock()
-        self._made: dict[int, Later] = {}
+        self._made: WeakValueDictionary[int, Later] = WeakValueDictionary()
         self._entries = 0
+        """Those of tables that are gone included, until it is counted anew."""
 
     def made(self, table: Later) -> None:
         """Count a table that was just made. The largest one may be larger than all may be together."""
@@ -79,10 +84,20 @@ class Tables:
                 return
             self._made[id(table)] = table
             self._entries += len(table)
-            while self._entries > self._limit and len(self._made) > 1:
-                oldest = self._made.pop(next(iter(self._made)))
-                self._entries -= len(oldest)
-                oldest.drop()
+            if self._entries > self._limit:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        """Count what is there, and drop so many that it need not be counted again soon. Lock held."""
+        there = [*self._made.values()]
+        self._entries = sum(map(len, there))
+        most = self._limit if self._entries <= self._limit else self._limit * 7 // 8
+        for oldest in there[:-1]:
+            if self._entries <= most:
+                break
+            del self._made[id(oldest)]
+            self._entries -= len(oldest)
+            oldest.drop()
 
 
 def _weight(directory: Directory) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 from xnatfs.assembled import OVERHEAD, Assembled, Tables
 from xnatfs.tree.directory import Children, Directory, Later
 from xnatfs.tree.nodes import Address, DirNode, Level
@@ -77,3 +80,32 @@ def test_tables_are_made_when_needed_let_go_of_and_made_again():
     assert next(iter(three[2])) == "2-0"
     assert three[0]["0-1"] == 1
     assert made == [0, 1, 2, 0]
+
+
+def test_a_table_goes_with_its_directory():
+    """It holds the listing that it is made from: kept here, each listing of each minute would stay."""
+
+    class Listing:
+        """Something that can be referred to weakly."""
+
+    def table(listing):
+        return Later(1, lambda: {"name": listing}, tables.made)
+
+    tables = Tables(limit=1000)
+    listing = Listing()
+    one = table(listing)
+    assert one["name"] is listing
+    there = weakref.ref(listing)
+    del one, listing
+    gc.collect()
+    assert there() is None
+
+
+def test_those_that_went_with_their_directories_do_not_count():
+    tables = Tables(limit=20)
+    kept = Later(10, lambda: dict.fromkeys(range(10)), tables.made)
+    made = kept.get("0"), kept._made
+    for _ in range(10):
+        Later(10, lambda: dict.fromkeys(range(10)), tables.made).get("0")
+        gc.collect()
+    assert kept._made is made[1] is not None

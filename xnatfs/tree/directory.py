@@ -26,7 +26,7 @@ class Later(Mapping[str, Any]):
     ``tell`` hears of each time that it was made, so that whoever counts tables can have it dropped.
     """
 
-    __slots__ = ("_made", "_make", "_size", "_tell")
+    __slots__ = ("__weakref__", "_made", "_make", "_size", "_tell")
 
     def __init__(self, size: int, make: Callable[[], dict[str, Any]], tell: Callable[[Later], None] | None) -> None:
         self._size = size
