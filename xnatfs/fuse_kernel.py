@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import stat
 import threading
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -66,6 +68,18 @@ class Pages(Enum):
     """A version of another size is being read: this one cannot be opened."""
 
 
+SETTLED = 5.0
+"""Seconds after which an answer that was given has surely been read by the kernel."""
+
+
+@dataclass(slots=True)
+class _Change:
+    """Another size than before was told a moment ago: to whom, and when first."""
+
+    since: float
+    callers: set[int]
+
+
 @dataclass(slots=True)
 class _Cached:
     version: str
@@ -86,19 +100,29 @@ class PageCache:
 
     Answers overtake one another: somebody who is told to keep the pages may be at them before the kernel has read the
     answer to drop those of the version before. It has when it sends a read, or a release, of the file opened with it.
+    Likewise a new size that somebody was told a moment ago is known to the kernel when he comes back, and not before.
     """
 
-    def __init__(self, limit: int = 50_000) -> None:
+    def __init__(self, limit: int = 50_000, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = limit
+        self._clock = clock
+        self._changes: dict[Path, _Change] = {}
         self._lock = threading.Lock()  # leaf
         self._cached: OrderedDict[Path, _Cached] = OrderedDict()
         self._told: dict[Path, int] = {}
 
-    def tell(self, path: Path, size: int) -> int:
-        """The size that stat shall show for a file that is ``size`` bytes long now. Called for each stat: no lock."""
+    def tell(self, path: Path, size: int, caller: Callable[[], int] = lambda: 0) -> int:
+        """The size that stat shall show for a file that is ``size`` bytes long now. Called for each stat: no lock.
+
+        ``caller`` gives the thread that is told, as the kernel numbers it; asked where it matters.
+        """
         cached = self._cached.get(path)
         if cached is not None and cached.handles:
             size = cached.size
+        if self._told.get(path, size) != size:
+            self._note(path, caller())
+        elif (change := self._change(path)) is not None:
+            change.callers.add(caller())
         self._told[path] = size
         if len(self._told) > self._limit:
             with self._lock:
@@ -106,7 +130,25 @@ class PageCache:
                     self._told.pop(oldest, None)
         return size
 
-    def opened(self, path: Path, version: str, size: int) -> Pages:
+    def settling(self, path: Path) -> bool:
+        """Was another size told a moment ago? Who has not been told it himself may not be answered from memory."""
+        return self._change(path) is not None
+
+    def _change(self, path: Path) -> _Change | None:
+        change = self._changes.get(path)
+        if change is not None and self._clock() - change.since >= SETTLED:
+            self._changes.pop(path, None)
+            return None
+        return change
+
+    def _note(self, path: Path, caller: int) -> None:
+        if len(self._changes) >= self._limit:  # of a whole archive, in a few seconds: those not asked for again
+            with self._lock:
+                for old in list(self._changes):
+                    self._change(old)
+        self._changes[path] = _Change(self._clock(), {caller})
+
+    def opened(self, path: Path, version: str, size: int, caller: Callable[[], int] = lambda: 0) -> Pages:
         """What to do for a file just opened. KEEP and DROP need `closed` later, DROP `used` as well."""
         with self._lock:
             cached = self._cached.get(path)
@@ -114,6 +156,9 @@ class PageCache:
             if used and cached is not None and cached.size != size:
                 return Pages.IN_USE
             if self._told.get(path, size) != size:
+                return Pages.AGAIN
+            change = self._change(path)
+            if change is not None and caller() not in change.callers:
                 return Pages.AGAIN
             if cached is not None and (cached.version, cached.size) == (version, size):
                 cached.handles += 1

@@ -186,11 +186,13 @@ class XnatOperations:
         return self.look.fields(self.told(path, self.vfs.getattr(path)))
 
     def told(self, path: Path, attributes: Attributes) -> Attributes:
-        """The attributes to tell the kernel, which differ while an older version is being read."""
+        """The attributes to tell the kernel: others while an older version is being read, or not to be remembered."""
         if attributes.kind is not Kind.FILE:
             return attributes
-        size = self.pages.tell(path, attributes.size)
-        return attributes if size == attributes.size else replace(attributes, size=size)
+        size = self.pages.tell(path, attributes.size, self.caller)
+        if size == attributes.size and not self.pages.settling(path):
+            return attributes
+        return replace(attributes, size=size)
 
     def readlink(self, path: str) -> str:
         return self.vfs.readlink(path)
@@ -222,7 +224,7 @@ class XnatOperations:
         if flags & WRITING:
             raise errors.ReadOnly(f"{path}: the mount is read-only")
         file = self.vfs.open(path, walking=self._listed.get(self.caller()) == path.rpartition("/")[0])
-        pages = self.pages.opened(key or path, file.version, file.size)
+        pages = self.pages.opened(key or path, file.version, file.size, self.caller)
         if pages in (Pages.AGAIN, Pages.IN_USE):
             file.close()
             self.mistold(key or path)

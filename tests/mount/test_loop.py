@@ -275,7 +275,7 @@ class TestVersions:
         assert (mount.path / "f").read_bytes() == b"old " * 20_000
         mount.until("open_files", 0)
         mount.call("write", "/f", "new " * 20_000, "2")
-        mount.call("hold_next_open")
+        mount.call("hold_next", "opened")
         with ThreadPoolExecutor(1) as pool:
             first = pool.submit((mount.path / "f").read_bytes)
             mount.until("waiting", 1)
@@ -284,6 +284,24 @@ class TestVersions:
             finally:
                 mount.call("open_gate")
             assert first.result() == b"new " * 20_000
+
+    def test_nobody_sees_a_new_version_under_the_size_of_the_one_before(self, mounted):
+        """One has looked it up again, and the kernel is yet to hear of the new size: another one opens the file."""
+        mount = mounted(("write", "/f", "old " * 1000, "1"))
+        assert (mount.path / "f").read_text() == "old " * 1000
+        mount.until("open_files", 0)
+        mount.call("write", "/f", "newer " * 1000, "2")
+        mount.call("hold_next", "tell")
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit((mount.path / "f").read_text)
+            mount.until("waiting", 1)
+            try:
+                with (mount.path / "f").open() as file:
+                    assert os.fstat(file.fileno()).st_size == 6000
+                    assert file.read() == "newer " * 1000
+            finally:
+                mount.call("open_gate")
+            assert first.result() == "newer " * 1000
 
     @pytest.mark.parametrize("count", [30_000, 10_000])
     def test_a_version_of_another_size_cannot_be_opened_beside_an_older_one(self, mounted, count):

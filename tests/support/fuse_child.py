@@ -124,18 +124,18 @@ class Daemon:
     def open_gate(self):
         self.vfs.gate.set()
 
-    def hold_next_open(self):
-        """What the kernel shall do with the pages is settled, but it hears of it only when the gate is opened."""
-        original = PageCache.opened
+    def hold_next(self, name):
+        """Of the next ``opened`` or ``tell`` the kernel hears only when the gate is opened, though it is settled."""
+        original = getattr(PageCache, name)
 
-        def opened(pages, *arguments):
-            PageCache.opened = original
+        def held(pages, *arguments):
+            setattr(PageCache, name, original)
             decision = original(pages, *arguments)
             self.vfs.counts["waiting"] += 1
             self.vfs.gate.wait()
             return decision
 
-        PageCache.opened = opened
+        setattr(PageCache, name, held)
 
     def add_raising(self):
         """``/raise/OPERATION:EXCEPTION`` for all of both."""

@@ -13,7 +13,7 @@ import pytest
 from xnatfs import errors, fuse_fast, fuse_ops
 from xnatfs.errors import NotFound, XnatfsError
 from xnatfs.fuse_abi import OPERATIONS, StatPacker, fuse
-from xnatfs.fuse_kernel import Look, PageCache, Pages
+from xnatfs.fuse_kernel import SETTLED, Look, PageCache, Pages
 from xnatfs.fuse_threads import Threads
 from xnatfs.tree.nodes import Attributes, Kind
 
@@ -140,6 +140,20 @@ class TestPageCache:
         assert cache.opened("/f", "2", 20) is Pages.AGAIN
         cache.tell("/f", 20)
         assert cache.opened("/f", "2", 20) is Pages.DROP
+
+    def test_who_has_not_been_told_a_new_size_himself_must_look_it_up_until_that_is_long_ago(self):
+        now = 0.0
+        cache = PageCache(clock=lambda: now)
+        cache.tell("/f", 10, lambda: 1)
+        cache.tell("/f", 20, lambda: 2)
+        assert cache.settling("/f")
+        assert cache.opened("/f", "2", 20, lambda: 2) is Pages.DROP
+        assert cache.opened("/f", "2", 20, lambda: 1) is Pages.AGAIN
+        cache.tell("/f", 20, lambda: 1)
+        assert cache.opened("/f", "2", 20, lambda: 1) is Pages.DROP
+        now = SETTLED
+        assert cache.opened("/f", "2", 20, lambda: 3) is Pages.DROP
+        assert not cache.settling("/f")
 
     def test_it_stays_small(self):
         cache = PageCache(limit=10)
