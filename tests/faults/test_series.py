@@ -30,6 +30,7 @@ from xnatfs.deadlines import Deadline
 from xnatfs.errors import AccessDenied, CacheFault, ContentDamaged, Unreachable
 from xnatfs.stats import Stats
 from xnatfs.transfer import policy
+from xnatfs.transfer import series as series_module
 from xnatfs.transfer.members import Index, Matcher
 from xnatfs.transfer.pool import Pool, Reader, Tuning
 from xnatfs.transfer.series import HOLD
@@ -482,7 +483,12 @@ def test_an_html_page_for_an_archive_is_no_archive(setup: Make) -> None:
     assert len(s.source.singles) == 20
 
 
-def test_a_member_that_is_not_what_the_listing_says_is_fetched_singly(setup: Make) -> None:
+@pytest.mark.parametrize("hold", [HOLD, 1000])
+def test_a_member_that_is_not_what_the_listing_says_is_fetched_singly(
+    setup: Make, hold: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small ones, which are compared in memory, and large ones, which are written as they come."""
+    monkeypatch.setattr(series_module, "HOLD", hold)
     s = setup()
     bad = dict(s.resource.files)
     bad["0004.dcm"] = content(len(bad["0004.dcm"]), 999)  # the zip's own checksum is right
@@ -520,6 +526,16 @@ def test_an_archive_is_not_joined_with_parts_of_a_file_that_may_be_of_another_ve
     assert len(s.source.archives) == 1
     assert ("0003.dcm" in asked) == (not digests or size > HOLD)
     assert s.resource.entries["0003.dcm"].complete
+
+
+def test_who_waits_for_a_whole_archive_waits_no_longer_than_he_says(setup: Make) -> None:
+    s = setup()
+    s.source.zip_granted = 0
+    whole = s.pool.whole(s.resource, len(s.resource.files))
+    assert whole is not None
+    assert not whole.wait(0.01)
+    whole.cancel()
+    assert whole.wait(PATIENCE)
 
 
 def test_foreign_names_are_not_matched(setup: Make) -> None:

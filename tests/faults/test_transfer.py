@@ -638,6 +638,14 @@ def test_a_server_that_always_breaks_is_given_up_after_two_attempts_more(setup: 
     s.read(reader, 0, 4096)
 
 
+def test_a_server_that_breaks_after_each_block_is_given_up_after_a_while(setup: Make) -> None:
+    s = setup()
+    s.source.prepare = lambda download: setattr(download, "cut", BLOCK)
+    with pytest.raises(Unreachable, match=f"cut at {BLOCK}"):
+        s.read(s.reader(), 0, 4 * MIB)
+    assert len(s.source.asked) == QUICK.breaks + 1
+
+
 def test_attempts_are_spread_by_full_jitter(setup: Make) -> None:
     s = setup(tuning=replace(QUICK, backoff=2.0))
     s.source.prepare = cuts(10)

@@ -674,3 +674,21 @@ def test_a_verdict_on_bytes_that_were_changed_since_they_were_read_counts_for_no
             assert os.pread(entry.fileno, len(CONTENT), 0) == CONTENT
     assert readable(entry, CONTENT) == set(range(1, TOTAL))
     entry.release()
+
+
+def test_a_file_whose_last_record_cannot_be_written_is_whole_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It costs a later process one block."""
+    entry = open_store(tmp_path / "cache").open(identity_of(CONTENT))
+    entry.write(0, CONTENT[: (TOTAL - 1) * BLOCK])
+
+    def full(records: bytes) -> None:
+        if records:
+            raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(entry, "_log", full)
+    entry.write(TOTAL - 1, block(CONTENT, TOTAL - 1))
+    assert entry.sound
+    assert readable(entry, CONTENT) == set(range(TOTAL))
+    entry.release()
