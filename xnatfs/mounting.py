@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import resource
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 END_SECONDS = 30.0
 """How long ``umount`` waits for the process behind a mount to end its session and close its cache."""
 
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 DESCRIPTORS = 65_536
 """Files that may be open in a mount at once, as far as the system allows."""
 
@@ -122,6 +124,7 @@ def serve(plan: Plan, login: Credentials | None, live: Callable[[], None]) -> No
     for note in settings.notes:
         log.debug("%s", note)
     _allow_descriptors()
+    _keep_memory_together()
 
     def ready() -> None:
         live()
@@ -165,6 +168,18 @@ def _allow_descriptors() -> None:
     if soft != resource.RLIM_INFINITY and soft < most:
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def _keep_memory_together() -> None:
+    """Two arenas for all threads, and large blocks by themselves. Does nothing where the C library is not glibc.
+
+    By default it makes up to eight arenas a core, and what is free in one is of no use to the threads of another: the
+    memory of a busy mount of 60 threads grew by 0.8 MB a minute for half an hour, though nothing more was in use.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 2)
+        mallopt(_M_MMAP_THRESHOLD, 256 * 1024)
 
 
 def _fuse() -> ModuleType:

@@ -176,3 +176,29 @@ def test_a_mount_that_is_broken_off_by_force_is_not_left_dead(loop, tmp_path):
         if loop == "plain":  # libfuse's own loop waits for its calls, at most for their deadline
             mount.call("open_gate")
         _ended(mount)
+
+
+ARENAS = """
+import re, sys, threading
+from xnatfs import mounting
+if sys.argv[1] == "together":
+    mounting._keep_memory_together()
+barrier = threading.Barrier(16)
+def work():
+    barrier.wait()
+    kept = [bytearray(1000 + n) for n in range(200)]
+    barrier.wait()
+threads = [threading.Thread(target=work) for _ in range(16)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+starts = [int(line.split("-")[0], 16) for line in open("/proc/self/maps") if " rw-p 00000000 00:00 0" in line]
+print(sum(start % (64 << 20) == 0 for start in starts))
+"""
+
+
+@pytest.mark.parametrize(("how", "most"), [("together", 1), ("apart", 16)])
+def test_the_threads_of_a_mount_share_their_memory(how, most):
+    """Beside the main arena, which has no such address. What one thread has freed is of use to the others then."""
+    done = subprocess.run([sys.executable, "-c", ARENAS, how], capture_output=True, text=True, check=True)
+    assert int(done.stdout) <= most
+    assert how == "together" or int(done.stdout) > 1  # else this shows nothing
