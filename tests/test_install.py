@@ -335,7 +335,9 @@ def test_shells_complete_commands_and_paths_of_the_archive(tmp_path):
                 assert shutil.which(shell), f"{shell} is missing: scripts/setup test"
                 (tmp_path / f"completion.{shell}").write_text(cli_complete.script(shell, cli.cli))
                 for line, names in LINES[shell].items():
-                    assert completed(shell, line, tmp_path, base) == names, (shell, line)
+                    # whoever gets nothing within two seconds, on a busy machine, presses the key once more
+                    found = completed(shell, line, tmp_path, base) or completed(shell, line, tmp_path, base)
+                    assert found == names, (shell, line)
         assert completed("bash", "xnatfs ls P/", tmp_path, base) == set()
         known = {**base, "XNAT_USER": "admin", "XNAT_PASS": "admin"}
         assert completed("bash", "xnatfs ls P/", tmp_path, known) == {"P/S/", "P/resources/"}
