@@ -147,7 +147,7 @@ class PartFile:
     def missing(self, first: int, last: int) -> list[tuple[int, int]]:
         return self._present.missing(first, last)
 
-    def write(self, block: int, data: bytes | memoryview) -> None:
+    def write(self, block: int, data: bytes | memoryview, *, dated: bool = True) -> None:  # noqa: ARG002 - kept by nobody
         """See `xnatfs.transfer.protocols.Entry.write`. Raises CacheFault when it cannot be written."""
         view = memoryview(data).cast("B")
         last = -(-(block * BLOCK + len(view)) // BLOCK)

@@ -371,8 +371,8 @@ class _Metered:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._entry, name)
 
-    def write(self, block: int, data: bytes | memoryview) -> None:
-        self._entry.write(block, data)
+    def write(self, block: int, data: bytes | memoryview, *, dated: bool = True) -> None:
+        self._entry.write(block, data, dated=dated)
         self._moved += len(data)
         self._progress.moved(len(data))
 

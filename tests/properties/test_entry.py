@@ -692,3 +692,23 @@ def test_a_file_whose_last_record_cannot_be_written_is_whole_all_the_same(
     assert entry.sound
     assert readable(entry, CONTENT) == set(range(TOTAL))
     entry.release()
+
+
+def test_nothing_with_a_date_is_joined_with_bytes_of_which_none_is_known(tmp_path: Path) -> None:
+    """A download has said its date and brought nothing yet; an archive, which says none, brings another version."""
+    identity = identity_of(CONTENT, digest=False)
+    store = open_store(tmp_path / "cache")
+    entry = store.open(identity)
+    assert entry.from_version(1000.0)
+    entry.write(0, CONTENT, dated=False)
+    assert entry.complete
+    assert not entry.from_version(1000.0)
+    entry.release()
+    store.close()
+    flip(entry_files(tmp_path / "cache")[0], 5)
+    again = open_store(tmp_path / "cache").open(identity)
+    assert not again.has(0, 1)
+    assert not again.from_version(1000.0)  # what is fetched for the damaged block must not stand beside the rest
+    again.reset()
+    assert again.from_version(2000.0)
+    again.release()

@@ -191,7 +191,7 @@ class PreadEntry(FakeEntry):
         self.fileno = os.memfd_create("entry")
         os.ftruncate(self.fileno, size)
 
-    def write(self, block: int, data: bytes | memoryview) -> None:
+    def write(self, block: int, data: bytes | memoryview, *, dated: bool = True) -> None:
         for a, b in self.missing(block, block + -(-len(data) // BLOCK)):
             os.pwrite(self.fileno, memoryview(data)[(a - block) * BLOCK : (b - block) * BLOCK], a * BLOCK)
         super().write(block, data)

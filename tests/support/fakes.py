@@ -97,7 +97,7 @@ class FakeEntry:
                     runs.append((number, number + 1))
         return runs
 
-    def write(self, block: int, data: bytes | memoryview) -> None:
+    def write(self, block: int, data: bytes | memoryview, *, dated: bool = True) -> None:
         assert self.users > 0, "written to after the last release"
         view = memoryview(data)
         with self._lock:

@@ -39,8 +39,6 @@ from xnatfs.errors import CacheFault, ContentDamaged
 _HASH_STEP = 1024 * 1024
 """How far the front must have grown before the helper is asked to hash on."""
 _PIECE_BLOCKS = PIECE // BLOCK
-
-
 _DAMAGED = "the server's bytes do not match the digest in its own listing; they were not kept"
 
 
@@ -182,12 +180,13 @@ class Entry:
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
-    def write(self, block: int, data: bytes | memoryview) -> None:
+    def write(self, block: int, data: bytes | memoryview, *, dated: bool = True) -> None:
         """Keep whole blocks from number ``block`` on; only the file's last block may be shorter than `BLOCK`.
 
         Blocks that are present, or that another thread is writing, are skipped. When this brings the last missing
         block, size and digest of the whole are verified before anybody can read that block. A file in one piece is
-        kept only while nobody writes a part of it, and if what is there is of the same bytes: then it is whole.
+        kept only while nobody writes a part of it, and if what is there is of the same bytes: then it is whole. With
+        bytes that are not ``dated``, for nobody has asked `from_version`, none that have a date are joined.
 
         Raises ContentDamaged when they are wrong (the entry is then empty again), CacheFault when the bytes can be
         kept nowhere, ValueError for data that does not consist of whole blocks of this file.
@@ -203,7 +202,7 @@ class Entry:
             return
         try:
             vouched = whole and (runs == [(0, last)] or self._fits(view, generation))
-            held = self._keep(view, block, runs, generation, vouched)
+            held = self._keep(view, block, runs, generation, vouched, dated)
             if held is not None:
                 self._finish(held, generation)
         finally:
@@ -232,12 +231,11 @@ class Entry:
             for a, b in runs:
                 change(a, b)
 
-    def _keep(self, view: memoryview, block: int, runs: Runs, generation: int, vouched: bool) -> int | None:
+    def _keep(self, view: memoryview, block: int, runs: Runs, now: int, vouched: bool, dated: bool) -> int | None:
         """Write, checksum, record, mark. Returns the number of the block that is held back, if one is."""
-        retried = False
+        retried, amount = False, 0
         while True:
             moves = self._moves
-            amount = 0
             try:
                 self._may_write()
                 moves = self._moves
@@ -249,10 +247,10 @@ class Entry:
                 put_blocks(self.fileno, view, block, runs)
                 crcs = indexes.checksums(self._index.salt, view, block, runs)
                 with self._append:
-                    if generation != self.generation:
+                    if now != self.generation:
                         return None  # these bytes belong to what was thrown away meanwhile
                     if moves == self._moves:
-                        return self._record(crcs, vouched)
+                        return self._record(crcs, vouched, dated)
             except OSError as error:
                 if not self._host.recover(self, error, amount, again=retried):
                     self._move_out(moves)
@@ -266,16 +264,18 @@ class Entry:
                     return
             self._move_out(moves)
 
-    def _record(self, crcs: list[tuple[int, int]], vouched: bool) -> int | None:
+    def _record(self, crcs: list[tuple[int, int]], vouched: bool, dated: bool) -> int | None:
         """Append the records, then mark the blocks present (`_append` held); returns a block held back, if any."""
         held = None
-        last = len(crcs) == self._present.absent
-        vouched = vouched and last
-        if last and not vouched:
+        vouched = vouched and len(crcs) == self._present.absent
+        if not vouched and len(crcs) == self._present.absent:
             held, crc = crcs.pop()
             self._index.crcs[held] = crc
         salt = self._index.salt
         records = b"".join([indexes.block_record(salt, number, crc) for number, crc in crcs])
+        if not dated and not self._digest:
+            self._index.date = indexes.UNDATED
+            records = indexes.date_record(salt, indexes.UNDATED) + records
         if vouched:
             records += indexes.done_record(salt, len(self._present))
         self._log(records)

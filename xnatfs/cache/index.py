@@ -8,7 +8,8 @@ cannot be separated from what is known of it::
                          | digest, 64 bytes of hex, NUL padded | 16 bytes 0 | CRC-32 of all that u32
     records, 16 bytes    number u32 | crc u32 | kind u32 | check u32                (all little endian)
         kind BLCK        block `number` is there and `crc` is its checksum
-        kind DATE        the bytes are of the version that the server dates `number` (seconds since 1970); `crc` is 0
+        kind DATE        the bytes are of the version that the server dates `number` (seconds since 1970; `UNDATED`: of
+                         one of which that is not known, and never will be); `crc` is 0
         kind DONE        `number` blocks are there, and size and digest have been found right; `crc` is 0
 
 Records are only ever appended, each after the bytes that it speaks of. The file is *complete* when all blocks have a
@@ -43,6 +44,7 @@ HEADER_SIZE = 128
 RECORD_SIZE = 16
 KIND_BLOCK = int.from_bytes(b"BLCK", "little")
 KIND_DATE = int.from_bytes(b"DATE", "little")
+UNDATED = 0
 KIND_DONE = int.from_bytes(b"DONE", "little")
 
 _MAGIC = b"XNATFSIX"

@@ -79,7 +79,7 @@ class Entry(Protocol):
         """What is here is of a version that is no more; a `reset` follows."""
         ...
 
-    def write(self, block: int, data: bytes | memoryview) -> None:
+    def write(self, block: int, data: bytes | memoryview, *, dated: bool = True) -> None:
         """Keep whole blocks from number ``block`` on; blocks that are there are skipped.
 
         Raises `ContentDamaged`, after emptying the entry, when they complete it and size or MD5 do not match.

@@ -280,7 +280,7 @@ class Archive:
             if sum(map(len, pieces)) != member.size:
                 raise ContentDamaged("shorter in the archive than in the listing")
             if not entry.complete:
-                entry.write(0, b"".join(pieces))
+                entry.write(0, b"".join(pieces), dated=False)
         except ContentDamaged as error:
             self._damaged(member, str(error))
         finally:
@@ -318,7 +318,7 @@ class Archive:
                 if len(pending) > HOLD:
                     whole = (len(pending) - 1) // BLOCK
                     with memoryview(pending) as view:
-                        entry.write(block, view[: whole * BLOCK])
+                        entry.write(block, view[: whole * BLOCK], dated=False)
                     del pending[: whole * BLOCK]
                     block += whole
                     with self._context.lock:
@@ -331,7 +331,7 @@ class Archive:
                 entry.reset()
             raise
         if pending:
-            entry.write(block, memoryview(pending))
+            entry.write(block, memoryview(pending), dated=False)
 
     def _came_to(self, member: Member) -> None:
         """This file comes next."""
