@@ -273,7 +273,7 @@ class Entry:
             self._index.crcs[held] = crc
         salt = self._index.salt
         records = b"".join([indexes.block_record(salt, number, crc) for number, crc in crcs])
-        if not dated and not self._digest:
+        if not dated:
             self._index.date = indexes.UNDATED
             records = indexes.date_record(salt, indexes.UNDATED) + records
         if vouched:
@@ -363,14 +363,14 @@ class Entry:
     def from_version(self, modified: float) -> bool:
         """Are the blocks that are here of the version that the server dates ``modified`` (seconds since 1970)?
 
-        Where nothing is here, or of no known date and with a digest that will tell, that date is noted. Raises nothing.
+        Where nothing is here, that date is noted; where all is, nothing will be joined with it. Raises nothing.
         """
         date = int(modified) & 0xFFFFFFFF
         with contextlib.suppress(OSError, CacheFault):
             self._may_write()
         with self._append:
-            if not self.is_empty() and (self._index.date is not None or not self._digest):
-                return self._index.date == date  # without date and digest, nothing tells what the parts are of
+            if self.complete or not self.is_empty():
+                return self.complete or self._index.date == date
             if self._index.date != date:
                 self._index.date = date
                 if self.files.exclusive:
