@@ -118,9 +118,8 @@ class Ledger:
     @contextmanager
     def _locked(self) -> Iterator[int]:
         with self._lock:
-            if self._fd is not None and not leads_to(
-                self._path, self._fd
-            ):  # the directory was removed, or another put there
+            # the directory may have been removed, or another put there
+            if self._fd is not None and not leads_to(self._path, self._fd):
                 os.close(self._fd)
                 self._fd = None
             if self._fd is None:
